@@ -1,0 +1,1 @@
+"""What a person starts or schedules: the command, Prefect flows, reports."""

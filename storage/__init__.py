@@ -1,0 +1,1 @@
+"""Bytes at rest: URIs, tars, Parquet, fingerprints. Knows no pixel."""

@@ -1,0 +1,1 @@
+"""Models, objectives, the loop, evaluation. Plain torch."""
