@@ -1,0 +1,128 @@
+"""Prefect's view of the stages: one flow each, two tasks at most, artifacts a person can look at.
+
+The only module that imports Prefect. Settings that keep it quiet and offline are defaults: what the user has set
+in the environment stays.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+for _name, _value in {
+    "PREFECT_LOGGING_LEVEL": "WARNING",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
+    "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task
+
+from flows import stages
+
+TRANSIENT = (ConnectionError, TimeoutError)
+
+
+def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Say whether a failure may pass by itself: a lost cluster or store, never a user's or a program's mistake."""
+    try:
+        state.result()
+    except TRANSIENT:
+        return True
+    except Exception:  # noqa: BLE001 - any other failure is final; Prefect keeps and shows it
+        return False
+    return False
+
+
+def _stage(function: Any, name: str) -> Any:  # noqa: ANN401 - Prefect's decorators are untyped
+    return task(
+        function,
+        name=name,
+        retries=3,
+        retry_delay_seconds=[5, 30, 120],
+        retry_condition_fn=is_transient,
+        cache_policy=NO_CACHE,
+    )
+
+
+_ingest = _stage(stages.run_ingest, "write shards")
+_derive = _stage(stages.run_derive, "compute columns")
+_pretrain = _stage(stages.run_pretrain, "train")
+_evaluate = _stage(stages.run_evaluate, "probe")
+
+
+@flow(name="ingest", log_prints=False)
+def ingest(
+    store: str,
+    sources: list[str],
+    dataset: str,
+    spec: dict[str, Any],
+    executor: dict[str, Any],
+    retry_rejects: bool = False,
+) -> dict[str, Any]:
+    """Raw files to a new part and snapshot. Safe to run again."""
+    report: dict[str, Any] = _ingest(store, sources, dataset, spec, executor, retry_rejects)
+    _publish_books(report)
+    return report
+
+
+@task(name="publish books", cache_policy=NO_CACHE)
+def _publish_books(report: dict[str, Any]) -> None:
+    rows = [{"outcome": name, "files": report[name]} for name in ("written", "duplicates", "rejects", "skipped")]
+    rows += [{"outcome": f"rejected: {name}", "files": count} for name, count in report["reasons"].items()]
+    create_table_artifact(key=_key("books", report["dataset"]), table=rows, description="What became of each raw file")
+    create_markdown_artifact(key=_key("ingest", report["dataset"]), markdown=_list(report))
+
+
+@flow(name="derive", log_prints=False)
+def derive(
+    store: str, dataset: str, columns: dict[str, dict[str, Any]], executor: dict[str, Any]
+) -> dict[str, Any]:
+    """Missing columns of a dataset. Safe to run again."""
+    report: dict[str, Any] = _derive(store, dataset, columns, executor)
+    rows = [{"column": name, **about} for name, about in report.items()]
+    create_table_artifact(key=_key("columns", dataset), table=rows, description=f"Columns of {dataset}")
+    return report
+
+
+@flow(name="pretrain", log_prints=False)
+def pretrain(
+    store: str,
+    recipe: str,
+    overrides: list[str],
+    run: str,
+    resume: bool = False,
+    feed: str = "local",
+    workers: int = 0,
+) -> dict[str, Any]:
+    """One run by one recipe. A killed run continues with resume."""
+    report: dict[str, Any] = _pretrain(store, recipe, overrides, run, resume, feed, workers)
+    create_markdown_artifact(key=_key("run", report["run"]), markdown=_list(report))
+    return report
+
+
+@flow(name="evaluate", log_prints=False)
+def evaluate(
+    store: str, run: str, dataset: str, test: str = "", probe: str = "knn", untrained: bool = False
+) -> dict[str, Any]:
+    """A probe of a run's frozen encoder."""
+    report: dict[str, Any] = _evaluate(store, run, dataset, test, probe, untrained)
+    create_table_artifact(key=_key("probe", run), table=[report], description=f"{probe} probe of {run}")
+    return report
+
+
+def _key(kind: str, name: str) -> str:
+    """Return an artifact key: lower case letters, digits and dashes, as Prefect asks."""
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in name.lower())
+    return f"{kind}-{plain}"
+
+
+def _list(report: dict[str, Any]) -> str:
+    return "\n".join(f"- **{name}**: {value}" for name, value in report.items())

@@ -1,0 +1,67 @@
+"""Progress on standard error: what, done / total, rate and time left, for anything over two seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Report = Callable[[str, int, int], None]
+QUIET_SECONDS = 2.0
+LINE_SECONDS = 10.0
+
+
+@contextmanager
+def show_progress() -> Iterator[Report]:
+    """Yield a function (what, done, total) that draws bars on a terminal, or a line every ten seconds elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _Lines(console)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield report
+
+
+class _Lines:
+    """Progress for logs: nothing in the first seconds, then a line now and then, with the time left."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.began: dict[str, float] = {}
+        self.told: dict[str, float] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        began = self.began.setdefault(what, now)
+        last = self.told.get(what, began - LINE_SECONDS + QUIET_SECONDS)
+        if now - last < LINE_SECONDS:
+            return
+        self.told[what] = now
+        rate = done / max(now - began, 1e-9)
+        left = f"{(total - done) / rate:.0f} s left" if rate else "time left unknown"
+        self.console.print(f"{what}: {done}/{total}, {rate:.3g}/s, {left}", highlight=False)

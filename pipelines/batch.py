@@ -1,0 +1,180 @@
+"""Rows become a batch: bytes read and verified, decoded, seen under a view, masked, joined with targets.
+
+Both feeds call `BatchBuilder.build` with the same places and epoch; every random choice is keyed by (seed,
+epoch, sample, purpose), so who calls it, and when, cannot change a batch.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines.column_codec import unpack_array
+from pipelines.keys import sample_id
+from pipelines.producers import VIEW_SEED, channels_first, spatial_shape
+from pipelines.rows import ShardRows, place_of
+from pipelines.stream import StreamConfig
+from preprocessing.errors import DecodeError
+from preprocessing.flow import int16_to_flow
+from preprocessing.hog import hog_targets, uint8_to_hog
+from preprocessing.masks import make_mask
+from preprocessing.payloads import decode_payload
+from preprocessing.randomness import generator
+from preprocessing.targets import token_frames
+from preprocessing.views import View, apply_view, draw_view, view_flow
+from storage.fs import Store
+from storage.shards import ShardReader
+
+Batch = dict[str, Any]
+Arrays = dict[str, NDArray[np.generic]]
+
+
+class BatchBuilder:
+    """Builds batches of one stream; keeps the shards it reads open."""
+
+    def __init__(
+        self, store_uri: str, stream: StreamConfig, rows: list[ShardRows], *, labelled: bool = False
+    ) -> None:
+        self.store_uri, self.stream, self.rows, self.labelled = store_uri, stream, rows, labelled
+        self.columns = stream.needed_columns()
+        self._readers: dict[str, ShardReader] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_readers": {}}
+
+    def build(self, places: list[tuple[int, int]], epoch: int) -> Batch:
+        """Return the batch of the samples at `places` ((shard, row) pairs) as seen in `epoch`."""
+        rows = [self._row(shard, row) for shard, row in places]
+        samples = [self._sample(shard, row, fields, epoch) for (shard, row), fields in zip(places, rows, strict=True)]
+        batch: Batch = {
+            name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]
+        }
+        if self.labelled:
+            for name in ("label", "split", "key"):
+                batch[name] = [row[name] for row in rows]
+        return batch
+
+    def _row(self, shard: int, row: int) -> dict[str, Any]:
+        return self.rows[shard].table.slice(row, 1).to_pylist()[0]  # type: ignore[no-any-return]
+
+    def _sample(self, shard: int, row: int, fields: dict[str, Any], epoch: int) -> Arrays:
+        where = f"{self.stream.dataset}/{self.rows[shard].shard}, sample {fields['key']}"
+        payload = self._read(f"{self.rows[shard].folder}/{self.rows[shard].shard}", fields, where)
+        try:
+            stored = decode_payload(fields["ext"], payload)
+        except DecodeError as error:
+            raise DecodeError(error.reason_class, f"{where}: {error.detail}") from error
+        sample = sample_id(fields["key"])
+        view = self._view(spatial_shape(stored, fields["ext"]), sample, epoch)
+        stored = self._select_bands(stored, fields, where)
+        pixels = apply_view(stored, view, channels_first=channels_first(fields["ext"]))
+        arrays: Arrays = {"pixels": to_channels_first(pixels, fields["ext"]), "sample": np.int64(sample)}
+        if self.labelled:
+            return arrays
+        derived = {name: self._column(shard, row, name) for name in self.columns}
+        arrays |= self._tokens(derived, view, stored.shape[0], sample, epoch)
+        return arrays | self._targets(pixels, derived, epoch)
+
+    def _read(self, path: str, fields: dict[str, Any], where: str) -> bytes:
+        reader = self._readers.get(path)
+        if reader is None:
+            reader = self._readers[path] = ShardReader(Store(self.store_uri), path, where)
+            while len(self._readers) > 64:
+                self._readers.pop(next(iter(self._readers))).close()
+        return reader.read(*place_of(fields), fields["key"])
+
+    def _view(self, shape: tuple[int, int], sample: int, epoch: int) -> View:
+        frozen = self.stream.frozen_views
+        entropy = (VIEW_SEED, epoch % frozen) if frozen else (self.stream.seed, epoch)
+        return draw_view(self.stream.view, *shape, generator(*entropy, sample, "view"))
+
+    def _select_bands(
+        self, stored: NDArray[np.generic], fields: dict[str, Any], where: str
+    ) -> NDArray[np.generic]:
+        wanted = self.stream.bands or tuple(name for group in self.stream.groups for name in group)
+        if not wanted or not channels_first(fields["ext"]):
+            return stored
+        names = json.loads(fields["metadata"]).get("channels") or []
+        missing = [name for name in wanted if name not in names]
+        if missing:
+            raise ValueError(
+                f"{where}: has the channels {names}, the recipe wants {', '.join(missing)} too. "
+                "Change data.bands or model.groups, or ingest with --channels to name them."
+            )
+        return stored[[names.index(name) for name in wanted]]
+
+    def _column(self, shard: int, row: int, name: str) -> NDArray[np.generic]:
+        path, index = self.rows[shard].columns[name]
+        fields = index.slice(row, 1).to_pylist()[0]
+        return unpack_array(self._read(path, fields, f"{path}, sample {fields['key']}"))
+
+    def grid(self, frames: int) -> tuple[int, int, int]:
+        """Return the token grid (t, h, w) of a sample with this many frames or channels."""
+        edge = self.stream.view.size // self.stream.patch
+        if self.stream.groups:
+            return len(self.stream.groups), edge, edge
+        return (frames // self.stream.tubelet if self._is_video() else 1), edge, edge
+
+    def _is_video(self) -> bool:
+        return self.stream.tubelet > 1
+
+    def _tokens(
+        self, derived: Arrays, view: View, frames: int, sample: int, epoch: int
+    ) -> Arrays:
+        """Return the index lists of visible, masked and decoded tokens."""
+        grid = self.grid(frames)
+        motion = self._motion(derived, view, grid)
+        rng = generator(self.stream.seed, epoch, sample, "mask")
+        mask = make_mask(self.stream.mask, grid, rng, **motion)
+        masked = np.flatnonzero(mask)
+        return {"visible": np.flatnonzero(~mask), "masked": masked, "decoded": masked}
+
+    def _motion(
+        self, derived: Arrays, view: View, grid: tuple[int, int, int]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return the stored flow or motion as the view sees it, on half-patch cells."""
+        cells = (2 * grid[1], 2 * grid[2])
+        seen = {}
+        if "flow" in derived:
+            cell = int(self.columns["flow"].parameters["cell"])
+            for name, field in zip(("backward", "forward"), derived["flow"], strict=False):
+                seen[name] = view_flow(int16_to_flow(field), cell, view, cells)
+        if "motion" in derived:
+            cell = int(self.columns["motion"].parameters["cell"])
+            seen["motion"] = view_flow(int16_to_flow(derived["motion"]), cell, view, cells)
+        return seen
+
+    def _targets(self, pixels: NDArray[np.generic], derived: Arrays, epoch: int) -> Arrays:
+        targets: Arrays = {}
+        for target in self.stream.targets:
+            if target.kind != "hog":
+                continue
+            if target.source == "column":
+                stored = derived["hog"][epoch % self.stream.frozen_views]
+                targets["targets.hog"] = uint8_to_hog(stored)
+            else:
+                frames = token_frames(pixels, self.stream.tubelet)
+                targets["targets.hog"] = np.concatenate(
+                    [
+                        hog_targets(frame, self.stream.patch, target.cell, target.bins, target.window)
+                        for frame in frames
+                    ]
+                )
+        return targets
+
+
+def to_channels_first(pixels: NDArray[np.generic], ext: str) -> NDArray[np.generic]:
+    """Return pixels as the trainer takes them: (C, H, W) or (C, T, H, W); uint8, or finite float32."""
+    if channels_first(ext):
+        array = pixels
+    elif pixels.ndim == 4:
+        array = pixels.transpose(3, 0, 1, 2)
+    else:
+        array = pixels.transpose(2, 0, 1)
+    if array.dtype != np.uint8:
+        array = np.nan_to_num(array.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    return np.ascontiguousarray(array)

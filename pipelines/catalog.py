@@ -1,0 +1,107 @@
+"""What a store holds: datasets with their columns, rejects and samples."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pipelines.derive import open_snapshot
+from storage.columns import column_path, list_columns, part_state
+from storage.fs import Store
+from storage.manifest import read_table
+from storage.snapshots import list_datasets, part_path
+
+
+def describe_dataset(store: Store, dataset: str) -> dict[str, Any]:
+    """Return counts, sizes, splits and columns of the last snapshot of a dataset."""
+    snapshot = open_snapshot(store, dataset)
+    totals = {
+        name: sum(getattr(entry, name) for entry in snapshot.parts)
+        for name in ("samples", "bytes", "inputs", "written", "duplicates", "rejects")
+    }
+    splits: dict[str, int] = {}
+    for entry in snapshot.parts:
+        for split, count in entry.stats["splits"].items():
+            splits[split] = splits.get(split, 0) + count
+    return {
+        "dataset": dataset,
+        "modality": snapshot.settings["modality"],
+        "snapshot": snapshot.number,
+        "fingerprint": snapshot.fingerprint,
+        "parts": len(snapshot.parts),
+        "shards": sum(len(entry.shards) for entry in snapshot.parts),
+        **totals,
+        "splits": splits,
+        "columns": _describe_columns(store, dataset, [entry.part for entry in snapshot.parts]),
+    }
+
+
+def _describe_columns(store: Store, dataset: str, parts: list[str]) -> list[dict[str, Any]]:
+    described = []
+    for spec in list_columns(store, dataset):
+        folder = column_path(dataset, spec.column, spec.fingerprint)
+        complete = [p for p in parts if part_state(store, dataset, spec, p) == "complete"]
+        described.append(
+            {
+                "column": spec.column,
+                "fingerprint": spec.fingerprint,
+                "version": spec.version,
+                "parameters": spec.parameters,
+                "bound": spec.bound,
+                "parts": f"{len(complete)} of {len(parts)}",
+                "bytes": sum(e.size for e in store.list(folder) if e.path.endswith(".tar")),
+            }
+        )
+    return described
+
+
+def list_store(store: Store) -> dict[str, Any]:
+    """Return every dataset and run of a store."""
+    runs = sorted({entry.path.split("/")[1] for entry in store.list("runs")})
+    return {
+        "datasets": [describe_dataset(store, name) for name in list_datasets(store)],
+        "runs": [describe_run(store, name) for name in runs],
+    }
+
+
+def describe_run(store: Store, run: str) -> dict[str, Any]:
+    """Return the summary of a run.
+
+    Raises:
+        FileNotFoundError: no such run.
+    """
+    if not store.exists(f"runs/{run}/run.json"):
+        raise FileNotFoundError(f"{store.uri}: holds no run {run!r}. See 'headrace ls'.")
+    described: dict[str, Any] = {"run": run, **json.loads(store.read(f"runs/{run}/run.json"))}
+    if store.exists(f"runs/{run}/summary.json"):
+        described["summary"] = json.loads(store.read(f"runs/{run}/summary.json"))
+    described["probes"] = [
+        json.loads(store.read(entry.path))
+        for entry in store.list(f"runs/{run}/probes")
+        if entry.path.endswith(".json")
+    ]
+    return described
+
+
+def read_rejects(store: Store, dataset: str) -> list[dict[str, Any]]:
+    """Return every raw file that the parts of a dataset refused, with its reason."""
+    snapshot = open_snapshot(store, dataset)
+    return [
+        row
+        for entry in snapshot.parts
+        for row in read_table(
+            store, f"{part_path(dataset, entry.part)}/rejects.parquet", entry.rejects_sha256
+        ).to_pylist()
+    ]
+
+
+def read_samples(store: Store, dataset: str, count: int) -> list[dict[str, Any]]:
+    """Return the manifest rows of the first samples of a dataset."""
+    snapshot = open_snapshot(store, dataset)
+    rows: list[dict[str, Any]] = []
+    for entry in snapshot.parts:
+        if len(rows) < count:
+            path = f"{part_path(dataset, entry.part)}/manifest.parquet"
+            table = read_table(store, path, entry.manifest_sha256)
+            rows += table.slice(0, count - len(rows)).to_pylist()
+    return rows

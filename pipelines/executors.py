@@ -1,0 +1,80 @@
+"""Runs one function over many jobs, in this process, in several, or on Ray: same results, whatever the order."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import TypeVar
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Executor:
+    """Where jobs run."""
+
+    kind: str = "direct"
+    "direct (this process, or several) or ray"
+    workers: int = 1
+    ray_address: str = ""
+    "a running Ray cluster; empty starts one in this process"
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("direct", "ray"):
+            raise ValueError(f"executor is {self.kind!r}; it must be direct or ray.")
+        if self.workers < 1:
+            raise ValueError(f"--workers is {self.workers}; it must be at least 1.")
+
+
+def run_jobs(
+    function: Callable[[Job], Result], jobs: Sequence[Job], executor: Executor
+) -> Iterator[tuple[int, Result, int]]:
+    """Yield (index of the job, its result, id of the process that ran it) as jobs end.
+
+    The function must be importable (defined at the top of a module) and give the same result wherever it runs.
+    """
+    if executor.kind == "ray":
+        from pipelines.ray_jobs import run_on_ray
+
+        yield from run_on_ray(function, jobs, executor.workers, executor.ray_address)
+    elif executor.workers == 1 or len(jobs) <= 1:
+        for index, job in enumerate(jobs):
+            yield index, function(job), os.getpid()
+    else:
+        yield from _run_in_processes(function, jobs, executor.workers)
+
+
+def traced(function: Callable[[Job], Result], job: Job) -> tuple[Result, int]:
+    """Run a job with one thread for each library, and tell which process did."""
+    use_one_thread()
+    return function(job), os.getpid()
+
+
+def use_one_thread() -> None:
+    """Keep OpenCV, and torch if it is loaded, to one thread: parallelism is over jobs."""
+    import sys
+
+    import cv2
+
+    cv2.setNumThreads(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+def _run_in_processes(
+    function: Callable[[Job], Result], jobs: Sequence[Job], workers: int
+) -> Iterator[tuple[int, Result, int]]:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
+        futures = {pool.submit(traced, function, job): index for index, job in enumerate(jobs)}
+        try:
+            for future in as_completed(futures):
+                result, process = future.result()
+                yield futures[future], result, process
+        finally:
+            for future in futures:
+                future.cancel()

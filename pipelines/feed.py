@@ -1,0 +1,198 @@
+"""The local feed: global batches of a run, in order, from positional reads of shards and sidecars.
+
+The state of a stream is one integer, the global batch that comes next. Workers only compute batches sooner;
+neither their number nor the number of ranks changes any batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from pipelines.batch import Batch, BatchBuilder
+from pipelines.derive import open_snapshot
+from pipelines.executors import use_one_thread
+from pipelines.order import Order, default_lanes, remainder
+from pipelines.rows import ShardRows, read_rows, shard_sizes
+from pipelines.stream import StreamConfig
+from preprocessing.statistics import Moments
+from storage.fs import Store
+from storage.snapshots import Snapshot
+
+HELDOUT_EPOCH = 0
+"Held-out batches are always drawn as of this epoch: fixed views and masks."
+
+
+class _Batches(Dataset[Batch]):
+    """This rank's share of global batches, by their number."""
+
+    def __init__(self, builder: BatchBuilder, order: Order, numbers: range, place: tuple[int, int]) -> None:
+        self.builder, self.order, self.numbers = builder, order, numbers
+        self.rank, self.ranks = place
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> Batch:
+        number = self.numbers[index]
+        places = self.order.batch(number, rank=self.rank, ranks=self.ranks)
+        return self.builder.build(places, self.order.epoch_of(number))
+
+
+class _Chunks(Dataset[Batch]):
+    """All samples in stored order, cut into batches; the last one may be short."""
+
+    def __init__(self, builder: BatchBuilder, places: list[tuple[int, int]], batch: int) -> None:
+        self.builder, self.places, self.batch = builder, places, batch
+
+    def __len__(self) -> int:
+        return -(-len(self.places) // self.batch)
+
+    def __getitem__(self, index: int) -> Batch:
+        chosen = self.places[index * self.batch : (index + 1) * self.batch]
+        return self.builder.build(chosen, HELDOUT_EPOCH)
+
+
+def _start_worker(_: int) -> None:
+    use_one_thread()
+    torch.set_num_threads(1)
+
+
+class Feed:
+    """Batches of a stream, and what a run must record about them."""
+
+    def __init__(self, batches: Dataset[Batch], rows: list[ShardRows], workers: int, **about: Any) -> None:  # noqa: ANN401
+        self.samples = int(shard_sizes(rows).sum())
+        self.batches_per_epoch: int = about["batches_per_epoch"]
+        self.remainder: int = about["remainder"]
+        "samples that each epoch leaves out: fewer than a global batch"
+        self.fingerprints: dict[str, Any] = about["fingerprints"]
+        self.stats: dict[str, list[float]] = about["stats"]
+        self.channels: list[str] = about["channels"]
+        self._loader = DataLoader(
+            batches,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=2 if workers else None,
+            worker_init_fn=_start_worker,
+            pin_memory=torch.cuda.is_available(),
+            timeout=600 if workers else 0,
+        )
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self._loader)
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def close(self) -> None:
+        """Stop the workers, if any."""
+        self._loader._iterator = None
+
+
+def open_feed(
+    store: Store,
+    stream: StreamConfig,
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    start: int = 0,
+    stop: int | None = None,
+    workers: int = 0,
+    kind: str = "local",
+) -> Feed:
+    """Open the batches [start, stop) of a stream for one rank.
+
+    Args:
+        start: the global batch to begin with, counted from the run's first; the state to resume from.
+        stop: one past the last batch; None never ends.
+        workers: processes that compute batches ahead; 0 computes them in this one.
+        kind: local, or ray.
+
+    Raises:
+        FileNotFoundError: no such dataset or snapshot.
+        StaleColumnError: a column is missing or does not fit.
+        ValueError: too few samples for a batch, or ranks that do not divide the lanes.
+    """
+    snapshot, rows = _open_rows(store, stream, stream.split)
+    order = Order(shard_sizes(rows), stream.order)
+    order.batch(start, rank=rank, ranks=ranks)
+    numbers = range(start, stop if stop is not None else 2**62)
+    about = {
+        **_about(snapshot, stream),
+        "batches_per_epoch": order.batches_per_epoch,
+        "remainder": remainder(order.samples, stream.order),
+    }
+    builder = BatchBuilder(store.uri, stream, rows)
+    if kind == "ray":
+        from pipelines.ray_feed import RayBatches
+
+        return RayBatches(builder, order, numbers, (rank, ranks), rows, about)
+    if kind != "local":
+        raise ValueError(f"feed is {kind!r}; it must be local or ray.")
+    return Feed(_Batches(builder, order, numbers, (rank, ranks)), rows, workers, **about)
+
+
+def open_heldout(store: Store, stream: StreamConfig, *, workers: int = 0) -> Feed | None:
+    """Open all held-out samples, with fixed views and masks; None when the dataset has none."""
+    heldout = replace(stream, split="heldout", lanes=default_lanes(stream.batch))
+    snapshot, rows = _open_rows(store, heldout, "heldout")
+    if not rows:
+        return None
+    return _in_stored_order(store, heldout, snapshot, rows, workers)
+
+
+def open_eval(store: Store, stream: StreamConfig, *, split: str | None = None, workers: int = 0) -> Feed:
+    """Open all samples of a split (None: of the dataset) in stored order, with labels and keys.
+
+    The stream's view should be the centre one; its masks and targets are left out.
+    """
+    plain = replace(stream, targets=(), columns={}, frozen_views=0)
+    snapshot, rows = _open_rows(store, plain, split)
+    return _in_stored_order(store, plain, snapshot, rows, workers, labelled=True)
+
+
+def _in_stored_order(
+    store: Store,
+    stream: StreamConfig,
+    snapshot: Snapshot,
+    rows: list[ShardRows],
+    workers: int,
+    labelled: bool = False,
+) -> Feed:
+    places = [(shard, row) for shard, entry in enumerate(rows) for row in range(len(entry.table))]
+    builder = BatchBuilder(store.uri, stream, rows, labelled=labelled)
+    chunks = _Chunks(builder, places, stream.batch)
+    about = {**_about(snapshot, stream), "batches_per_epoch": len(chunks), "remainder": 0}
+    return Feed(chunks, rows, workers, **about)
+
+
+def _open_rows(
+    store: Store, stream: StreamConfig, split: str | None
+) -> tuple[Snapshot, list[ShardRows]]:
+    snapshot = open_snapshot(store, stream.dataset, stream.snapshot)
+    return snapshot, read_rows(store, snapshot, split, stream.needed_columns())
+
+
+def _about(snapshot: Snapshot, stream: StreamConfig) -> dict[str, Any]:
+    moments = Moments.empty()
+    for entry in snapshot.parts:
+        moments = moments.merge(Moments.from_json(entry.stats["moments"]))
+    return {
+        "fingerprints": {
+            "dataset": snapshot.dataset,
+            "snapshot": snapshot.number,
+            "fingerprint": snapshot.fingerprint,
+            "columns": {name: spec.fingerprint for name, spec in stream.needed_columns().items()},
+        },
+        "stats": {
+            "mean": np.asarray(moments.mean(), dtype=np.float64).tolist(),
+            "variance": np.asarray(moments.variance(), dtype=np.float64).tolist(),
+        },
+        "channels": list(snapshot.settings.get("channels", [])),
+    }

@@ -1,0 +1,63 @@
+"""What an ingest was asked to do: everything that, with the raw bytes, determines the shards."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+MODALITIES = ("image", "video", "microscopy", "satellite")
+ENCODER_VERSION = 1
+"Raised when the same inputs and spec would give other shard bytes than before."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IngestSpec:
+    """Parameters of an ingest; part of the part's fingerprint."""
+
+    modality: str
+    resize: int = 0
+    "short side in pixels that images and frames are scaled to; 0 keeps them"
+    pattern: str = ""
+    labels: str = ""
+    shard_size: int = 128 * 2**20
+    "raw bytes that go into one shard"
+    frames: int = 16
+    "frames of a clip"
+    stride: int = 1
+    "source frames between two clip frames"
+    fps: float = 0.0
+    "clip frames a second by timestamps, in place of stride; 0 uses stride"
+    tile: int = 0
+    "edge of tiles cut from fields and scenes, in pixels; 0 keeps them whole"
+    overlap: int = 0
+    min_valid: float = 0.05
+    "share of valid pixels below which a tile is left out"
+    channels: tuple[str, ...] = ()
+    "channels or bands that each unit must have; by default those that the pattern finds"
+    heldout: float = 0.01
+    "share of groups (videos, wells, scenes) that training never sees"
+
+    def __post_init__(self) -> None:
+        if self.modality not in MODALITIES:
+            raise ValueError(
+                f"--modality is {self.modality!r}; it must be one of {', '.join(MODALITIES)}."
+            )
+        for name in ("resize", "tile", "overlap", "fps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"--{name} is {getattr(self, name)}; it must not be negative.")
+        for name in ("shard_size", "frames", "stride"):
+            if getattr(self, name) < 1:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} is {getattr(self, name)}; it must be at least 1.")
+        if self.tile and self.overlap >= self.tile:
+            raise ValueError(
+                f"--overlap is {self.overlap}, --tile is {self.tile}; the overlap must be smaller."
+            )
+        for name in ("heldout", "min_valid"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}; it is a share from 0 to below 1."
+                )
+
+    def to_json(self) -> dict[str, object]:
+        """Return what the part's fingerprint covers."""
+        return {**asdict(self), "channels": list(self.channels), "encoder": ENCODER_VERSION}

@@ -1,0 +1,110 @@
+"""The Ray feed: the same batches as the local one, built by a pool of Ray actors, in order, one stream a rank.
+
+`streaming_split` hands rows to whoever asks, so the order would depend on timing. Here every block is one batch
+description and order is preserved, so the stream is the local one, whoever computed it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+import torch
+from ray.data import DataContext
+
+from pipelines.batch import Batch, BatchBuilder
+from pipelines.executors import use_one_thread
+from pipelines.order import Order
+from pipelines.ray_jobs import start_ray
+
+FIRST_BATCH_SECONDS = 300.0
+"Deadline of the first batch; a cluster without room for readers would otherwise wait for ever."
+ACTOR_CPUS = 0.5
+WINDOW = 64
+"Batches described to Ray at a time; a run without end is a sequence of such windows."
+
+
+class _Builder:
+    """A Ray actor: builds the batches that it is handed."""
+
+    def __init__(self, builder: BatchBuilder) -> None:
+        use_one_thread()
+        self.builder = builder
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        places = list(zip(row["shards"].tolist(), row["rows"].tolist(), strict=True))
+        batch = self.builder.build(places, int(row["epoch"]))
+        return {"number": row["number"], **{name: value.numpy() for name, value in batch.items()}}
+
+
+class RayStream:
+    """Batches [start, stop) of one rank from Ray actors."""
+
+    def __init__(
+        self, builder: BatchBuilder, order: Order, numbers: range, place: tuple[int, int], actors: int = 1
+    ) -> None:
+        self.builder, self.order, self.numbers, self.place = builder, order, numbers, place
+        self.actors = actors
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[Batch]:
+        start_ray(os.environ.get("RAY_ADDRESS", ""))
+        check_room(self.actors)
+        for begin in range(0, len(self.numbers), WINDOW):
+            yield from self._window(self.numbers[begin : begin + WINDOW], first=begin == 0)
+
+    def _window(self, numbers: range, first: bool) -> Iterator[Batch]:
+        rank, ranks = self.place
+        context = DataContext.get_current()
+        context.execution_options.preserve_order = True
+        context.enable_progress_bars = False
+        described = [self._describe(number, rank, ranks) for number in numbers]
+        stream = (
+            ray.data.from_items(described, override_num_blocks=len(described))
+            .map(
+                _Builder,
+                fn_constructor_args=(self.builder,),
+                num_cpus=ACTOR_CPUS,
+                concurrency=self.actors,
+            )
+            .iter_rows()
+        )
+        began = time.monotonic()
+        for number, row in zip(numbers, stream, strict=True):
+            if first and time.monotonic() - began > FIRST_BATCH_SECONDS:
+                raise TimeoutError(
+                    f"ray feed: batch {number} took {time.monotonic() - began:.0f} s, {FIRST_BATCH_SECONDS:.0f} s are "
+                    "allowed. Look at the cluster's free CPUs, or use --feed local."
+                )
+            first = False
+            if int(row.pop("number")) != number:
+                raise RuntimeError(f"ray feed: got another batch than {number}. The order was lost; report this.")
+            yield {name: torch.as_tensor(value) for name, value in row.items()}
+
+    def _describe(self, number: int, rank: int, ranks: int) -> dict[str, Any]:
+        places = self.order.batch(number, rank=rank, ranks=ranks)
+        return {
+            "number": number,
+            "epoch": self.order.epoch_of(number),
+            "shards": [shard for shard, _ in places],
+            "rows": [row for _, row in places],
+        }
+
+
+def check_room(actors: int) -> None:
+    """Refuse to start where the pool would hold every CPU, which waits for ever without a word.
+
+    Raises:
+        RuntimeError: the cluster has too few CPUs.
+    """
+    cpus = ray.cluster_resources().get("CPU", 0.0)
+    if actors * ACTOR_CPUS > cpus - 1:
+        raise RuntimeError(
+            f"ray feed: {actors} actors of {ACTOR_CPUS} CPU would leave less than one of the cluster's {cpus:g} CPUs for "
+            "reading, which never starts. Use fewer actors, a larger cluster, or --feed local."
+        )

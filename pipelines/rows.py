@@ -1,0 +1,117 @@
+"""The rows that a stream reads: the samples of a split with the places of their payloads and columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.derive import difference
+from pipelines.stream import column_arguments
+from storage.columns import ColumnSpec, column_path, list_columns, part_state
+from storage.fs import Store
+from storage.manifest import read_table
+from storage.snapshots import Snapshot, part_path
+
+_NEEDED = ["key", "shard", "row", "ext", "offset", "size", "checksum", "split", "label", "metadata", "shape"]
+
+
+class StaleColumnError(ValueError):
+    """A column that a stream needs is missing, or differs from what it asks for (G6)."""
+
+
+@dataclass(slots=True)
+class ShardRows:
+    """The samples of one shard that belong to the stream's split."""
+
+    folder: str
+    "path of the part"
+    shard: str
+    table: pa.Table
+    "manifest rows of the split"
+    columns: dict[str, tuple[str, pa.Table]]
+    "for each column: the path of its sidecar and the index rows, aligned with `table`"
+
+
+def read_rows(
+    store: Store, snapshot: Snapshot, split: str | None, columns: Mapping[str, ColumnSpec]
+) -> list[ShardRows]:
+    """Return the shards of a snapshot that hold samples of a split, in manifest order.
+
+    Args:
+        split: train or heldout; None takes all.
+
+    Raises:
+        StaleColumnError: a part lacks a column, or has it only with other settings.
+    """
+    found = []
+    for entry in snapshot.parts:
+        folder = part_path(snapshot.dataset, entry.part)
+        manifest = read_table(store, f"{folder}/manifest.parquet", entry.manifest_sha256, columns=_NEEDED)
+        keep = np.arange(len(manifest))
+        if split is not None:
+            keep = np.flatnonzero(manifest["split"].to_numpy(zero_copy_only=False) == split)
+        indexes = {
+            name: _read_index(store, snapshot, entry.part, spec, manifest) for name, spec in columns.items()
+        }
+        shards = manifest["shard"].to_numpy()
+        for number in np.unique(shards[keep]):
+            rows = keep[shards[keep] == number]
+            shard = f"shard-{number:06d}.tar"
+            found.append(
+                ShardRows(
+                    folder,
+                    shard,
+                    manifest.take(rows),
+                    {
+                        name: (f"{index_folder}/{shard}", index.take(rows))
+                        for name, (index_folder, index) in indexes.items()
+                    },
+                )
+            )
+    return found
+
+
+def shard_sizes(rows: list[ShardRows]) -> NDArray[np.int64]:
+    """Return the samples of each shard."""
+    return np.array([len(shard.table) for shard in rows], dtype=np.int64)
+
+
+def _read_index(
+    store: Store, snapshot: Snapshot, part: str, spec: ColumnSpec, manifest: pa.Table
+) -> tuple[str, pa.Table]:
+    if part_state(store, snapshot.dataset, spec, part) != "complete":
+        raise StaleColumnError(_refusal(store, snapshot.dataset, part, spec))
+    folder = f"{column_path(snapshot.dataset, spec.column, spec.fingerprint)}/{part}"
+    index = read_table(store, f"{folder}/index.parquet")
+    if not index["key"].equals(manifest["key"]):
+        raise StaleColumnError(
+            f"column {spec.column} of {snapshot.dataset}, part {part}: its keys are not those of the part. "
+            f"Remove {folder} and derive it again with 'headrace derive {snapshot.dataset} {spec.column} …'."
+        )
+    return folder, index
+
+
+def _refusal(store: Store, dataset: str, part: str, spec: ColumnSpec) -> str:
+    others = [
+        other
+        for other in list_columns(store, dataset)
+        if other.column == spec.column and part_state(store, dataset, other, part) == "complete"
+    ]
+    command = f"headrace derive {dataset} {spec.column} {column_arguments(spec)}"
+    if not others:
+        return f"column {spec.column} of {dataset}, part {part}: not derived. Run '{command}'."
+    found = "; ".join(difference(spec, other) for other in others)
+    return (
+        f"column {spec.column} of {dataset}, part {part}: found {found}. It does not fit this run. "
+        f"Derive the right one with '{command}', or change the recipe."
+    )
+
+
+def place_of(row: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return (offset, size, checksum) of a manifest or index row."""
+    return row["offset"], row["size"], row["checksum"]
