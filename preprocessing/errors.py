@@ -1,4 +1,4 @@
-"""Why raw bytes are refused."""
+"""The one error of decoding: it carries the class under which an ingest books a refused input."""
 
 from __future__ import annotations
 
@@ -19,12 +19,20 @@ REASON_CLASSES = (
 
 
 class DecodeError(ValueError):
-    """Bytes that do not become an array, with the class of the reason and what was seen."""
+    """Bytes that cannot become a sample.
+
+    Args:
+        reason_class: one of `REASON_CLASSES`; what a caller counts and reports by.
+        detail: what was seen, with its value, and what was expected.
+    """
 
     def __init__(self, reason_class: str, detail: str) -> None:
+        super().__init__(reason_class, detail)  # both, so that the error survives a pickle
         if reason_class not in REASON_CLASSES:
-            raise ValueError(f"reason class {reason_class!r} is unknown. Known: {', '.join(REASON_CLASSES)}.")
-        super().__init__(reason_class, detail)
+            raise ValueError(
+                f"DecodeError: reason class {reason_class!r} is unknown. "
+                f"Known: {', '.join(REASON_CLASSES)}."
+            )
         self.reason_class = reason_class
         self.detail = detail
 

@@ -1,58 +1,73 @@
-"""What a shard stores for one sample, and back to an array."""
+"""What a shard holds: encoded samples, and the one function that turns them back into arrays.
+
+The rules by which a stored picture becomes 3 channels of 8 bits are those of `images.decode_rgb`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from preprocessing.errors import DecodeError
+from preprocessing.images import decode_rgb
+from preprocessing.rasters import decode_raster
+from preprocessing.video_codec import decode_clip
 
-IMAGE_EXTS = ("jpg", "png", "webp")
+IMAGE_EXTENSIONS = ("jpg", "png", "webp")
+EXTENSIONS = (*IMAGE_EXTENSIONS, "mp4", "tif")
+
+
+def decode_payload(
+    ext: str, data: bytes, channels: Sequence[int] | None = None
+) -> NDArray[np.generic]:
+    """Return the array of a stored sample.
+
+    Args:
+        ext: extension of the shard member: jpg, png, webp, mp4 or tif.
+        channels: for tif, the channels wanted, in this order; the others are not decoded.
+
+    Returns:
+        (H, W, 3) uint8 RGB of an image, (T, H, W, 3) uint8 of an mp4, (C, H, W) of a tif in its
+        stored dtype, values that are not finite replaced by the finite mean of their channel.
+
+    Raises:
+        DecodeError: the bytes are damaged, or not what `ext` says.
+    """
+    if ext in IMAGE_EXTENSIONS:
+        return decode_rgb(data)
+    if ext == "mp4":
+        return decode_clip(data)
+    if ext == "tif":
+        return fill_not_finite(decode_raster(data, channels))
+    raise DecodeError(
+        "unrecognised_format", f"extension {ext!r} of a shard member; known: {', '.join(EXTENSIONS)}"
+    )
+
+
+def fill_not_finite(array_CHW: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Return the array with NaN and infinities replaced, so that none can reach a batch.
+
+    Each becomes the mean of the finite values of its channel, 0 where a channel has none.
+    """
+    if array_CHW.dtype.kind != "f":
+        return array_CHW
+    finite = np.isfinite(array_CHW)
+    if finite.all():
+        return array_CHW
+    filled = array_CHW.copy()
+    for plane, known in zip(filled, finite, strict=True):
+        plane[~known] = plane[known].mean(dtype=np.float64) if known.any() else 0
+    return filled
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A payload, and the array that it decodes to."""
+    """A sample as it is stored; `shape` and `dtype` are those that `decode_payload` returns."""
 
     ext: str
     payload: bytes
     shape: tuple[int, ...]
     dtype: str
-
-
-def decode_payload(ext: str, data: bytes) -> NDArray[Any]:
-    """Return the array of a stored payload.
-
-    Returns:
-        image: (H, W, 3) uint8, RGB; grey is repeated, 16-bit grey is divided by 257.
-        mp4: (T, H, W, 3) uint8, RGB.
-        tif: (C, H, W) of the stored dtype.
-
-    Raises:
-        DecodeError: not such a payload.
-    """
-    if ext in IMAGE_EXTS:
-        from preprocessing.images import decode_image
-
-        return as_rgb8(decode_image(data, strict=False))
-    if ext == "mp4":
-        from preprocessing.videos import decode_clip
-
-        return decode_clip(data)
-    if ext == "tif":
-        from preprocessing.rasters import decode_raster
-
-        return decode_raster(data)
-    raise DecodeError("unrecognised_format", f"payload of kind {ext!r}; known are {IMAGE_EXTS}, mp4 and tif")
-
-
-def as_rgb8(image: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return an image (H, W) or (H, W, 3) of 8 or 16 bits as (H, W, 3) uint8."""
-    if image.dtype == np.uint16:
-        image = (image // 257).astype(np.uint8)
-    if image.ndim == 2:
-        image = np.repeat(image[..., None], 3, axis=2)
-    return np.ascontiguousarray(image, dtype=np.uint8)

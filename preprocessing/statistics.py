@@ -1,19 +1,26 @@
-"""Exact sums of pixel values, merged without loss: the same mean and variance in whatever order parts are merged."""
+"""Per-channel mean and variance that merge without loss: shards in any order give equal numbers.
+
+Sums are kept as exact fractions. Those of integers are exact; those of floats are exact sums of
+the float64 sums of single arrays, so a merge never rounds and its order cannot matter.
+"""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+_CHUNK = 2**20
+"values summed at once; 2**20 squares of 16-bit numbers stay exact in float64"
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Count, sum and sum of squares per channel, as exact numbers."""
+    """Count, sum and sum of squares of each channel; no channels at all is the neutral element."""
 
     count: tuple[int, ...]
     total: tuple[Fraction, ...]
@@ -21,33 +28,43 @@ class Moments:
 
     @classmethod
     def empty(cls) -> Moments:
-        """Return the moments of nothing: merging them changes nothing."""
+        """Return the moments of nothing, which merge with any others."""
         return cls((), (), ())
 
     def merge(self, other: Moments) -> Moments:
-        """Return the moments of both together.
+        """Return the moments of both sets of values.
 
-        Where one has fewer channels than the other (grey beside colour), each channel keeps its own count.
+        Raises:
+            ValueError: the two have different numbers of channels.
         """
-        size = max(len(self.count), len(other.count))
-        count = tuple(a + b for a, b in zip(_pad(self.count, size), _pad(other.count, size), strict=True))
-        total = tuple(a + b for a, b in zip(_pad(self.total, size), _pad(other.total, size), strict=True))
-        squares = tuple(a + b for a, b in zip(_pad(self.squares, size), _pad(other.squares, size), strict=True))
-        return Moments(count, total, squares)
+        if not self.count or not other.count:
+            return other if not self.count else self
+        if len(self.count) != len(other.count):
+            raise ValueError(
+                f"Moments.merge: {len(self.count)} channels meet {len(other.count)}. Samples of one "
+                "dataset must have the same channels; ingest them as two datasets."
+            )
+        return Moments(
+            tuple(a + b for a, b in zip(self.count, other.count, strict=True)),
+            tuple(a + b for a, b in zip(self.total, other.total, strict=True)),
+            tuple(a + b for a, b in zip(self.squares, other.squares, strict=True)),
+        )
 
     def mean(self) -> list[float]:
-        """Return the mean of each channel; 0 where nothing was counted."""
-        return [float(t / n) if n else 0.0 for n, t in zip(self.count, self.total, strict=True)]
+        """Return the mean of each channel; 0 for a channel without a value."""
+        pairs = zip(self.total, self.count, strict=True)
+        return [float(total / count) if count else 0.0 for total, count in pairs]
 
     def variance(self) -> list[float]:
-        """Return the biased variance of each channel."""
-        return [
-            float(s / n - (t / n) ** 2) if n else 0.0
-            for n, t, s in zip(self.count, self.total, self.squares, strict=True)
-        ]
+        """Return the population variance of each channel; 0 for one without a value."""
+        values = []
+        for count, total, squares in zip(self.count, self.total, self.squares, strict=True):
+            values.append(float((squares - total * total / count) / count) if count else 0.0)
+        # Sums of floats are rounded once per array, which can leave a constant channel just below 0.
+        return [max(0.0, value) for value in values]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the numbers as text, so that nothing is rounded."""
+    def to_json(self) -> dict[str, list[int] | list[str]]:
+        """Return what JSON can hold; the sums as text, since they pass 2**53."""
         return {
             "count": list(self.count),
             "total": [str(value) for value in self.total],
@@ -55,49 +72,82 @@ class Moments:
         }
 
     @classmethod
-    def from_json(cls, content: dict[str, Any]) -> Moments:
-        """Return the moments of `to_json`."""
+    def from_json(cls, fields: dict[str, list[int] | list[str]]) -> Moments:
+        """Return the moments that `to_json` wrote."""
         return cls(
-            tuple(content["count"]),
-            tuple(Fraction(text) for text in content["total"]),
-            tuple(Fraction(text) for text in content["squares"]),
+            tuple(int(value) for value in fields["count"]),
+            tuple(Fraction(value) for value in fields["total"]),
+            tuple(Fraction(value) for value in fields["squares"]),
         )
 
 
-def _pad(values: tuple[Any, ...], size: int) -> tuple[Any, ...]:
-    return values + (0,) * (size - len(values))
-
-
-def measure(array: NDArray[Any], *, channels_last: bool, valid: NDArray[np.bool_] | None = None) -> Moments:
-    """Return the moments of an array's channels.
+def measure(
+    array: NDArray[np.generic],
+    channels_last: bool,
+    valid: NDArray[np.bool_] | None = None,
+) -> Moments:
+    """Return the moments of each channel of an array.
 
     Args:
-        array: (..., C) or, with two axes, one channel; (C, H, W) where `channels_last` is false.
-        valid: (H, W) bool, pixels to count; with channels first only.
+        array: (..., C) if `channels_last`, else (C, ...); two axes are one channel. Any real dtype.
+        valid: (H, W) for all channels, or one bool for each value of `array`; False is left out.
+            Values that are not finite are always left out.
     """
-    if channels_last:
-        planes = [array] if array.ndim == 2 else [array[..., c] for c in range(array.shape[-1])]
-    else:
-        planes = [plane if valid is None else plane[valid] for plane in array]
-    sums = [_sums(np.ascontiguousarray(plane).ravel()) for plane in planes]
-    return Moments(*(tuple(column) for column in zip(*sums, strict=True)))  # type: ignore[arg-type]
+    if array.ndim == 2:
+        array, channels_last = array[None], False
+        valid = valid[None] if valid is not None else None
+    if channels_last and array.dtype == np.uint8 and valid is None:
+        return _join([_histogram_moments(array, c) for c in range(array.shape[-1])])
+    planes = np.moveaxis(array, -1, 0) if channels_last else array
+    masks = _masks(planes, valid, channels_last)
+    return _join([_plane_moments(p, m) for p, m in zip(planes, masks, strict=True)])
 
 
-def _sums(values: NDArray[Any]) -> tuple[int, Fraction, Fraction]:
-    if values.dtype.kind in "iu":
-        return values.size, Fraction(int(values.sum(dtype=np.int64))), Fraction(_integer_squares(values))
-    finite = values[np.isfinite(values)].astype(np.float64)
-    total = math.fsum(finite)
-    squares = math.fsum(finite * finite)
-    return finite.size, Fraction(total), Fraction(squares)
+def _masks(
+    planes: NDArray[np.generic], valid: NDArray[np.bool_] | None, channels_last: bool
+) -> Sequence[NDArray[np.bool_] | None]:
+    """Return the mask of each channel's plane."""
+    if valid is None:
+        return [None] * len(planes)
+    if valid.ndim == planes.ndim:
+        return list(np.moveaxis(valid, -1, 0) if channels_last else valid)
+    return [np.broadcast_to(valid, planes.shape[1:])] * len(planes)
 
 
-def _integer_squares(values: NDArray[Any]) -> int:
-    """Return the exact sum of squares of integers."""
-    if values.dtype == np.uint8:
-        counts = np.bincount(values, minlength=256)
-        return int((counts * np.arange(256, dtype=np.int64) ** 2).sum())
-    if values.dtype.itemsize <= 2:
-        wide = values.astype(np.int64)
-        return int(np.dot(wide, wide)) if values.size < 2**30 else sum(int(v) ** 2 for v in values)
-    return sum(int(v) ** 2 for v in values)
+def _histogram_moments(array: NDArray[np.generic], channel: int) -> Moments:
+    """Return the moments of one channel of a uint8 array (..., C), through its 256 counts."""
+    pixels = array.reshape(-1, 1, array.shape[-1])
+    counts = np.zeros(256, np.int64)
+    for begin in range(0, len(pixels), _CHUNK):  # cv2 counts in float32: exact up to 2**24
+        chunk = pixels[begin : begin + _CHUNK]
+        counts += cv2.calcHist([chunk], [channel], None, [256], [0, 256]).ravel().astype(np.int64)
+    levels = np.arange(256, dtype=np.int64)
+    sums = int(counts @ levels), int(counts @ levels**2)
+    return Moments((int(counts.sum()),), (Fraction(sums[0]),), (Fraction(sums[1]),))
+
+
+def _plane_moments(plane: NDArray[np.generic], mask: NDArray[np.bool_] | None) -> Moments:
+    """Return the moments of one channel."""
+    values = plane.ravel() if mask is None else plane[mask]
+    if values.dtype.kind == "f":
+        values = values[np.isfinite(values)]
+    total = squares = Fraction(0)
+    for begin in range(0, len(values), _CHUNK):
+        chunk = values[begin : begin + _CHUNK]
+        if chunk.dtype.kind in "iu" and chunk.dtype.itemsize > 2:
+            wide = chunk.astype(object)
+            total += Fraction(int(wide.sum()))
+            squares += Fraction(int((wide * wide).sum()))
+        else:
+            wide = chunk.astype(np.float64)
+            total += Fraction(float(wide.sum()))
+            squares += Fraction(float(np.einsum("i,i->", wide, wide)))
+    return Moments((len(values),), (total,), (squares,))
+
+
+def _join(channels: Sequence[Moments]) -> Moments:
+    return Moments(
+        tuple(channel.count[0] for channel in channels),
+        tuple(channel.total[0] for channel in channels),
+        tuple(channel.squares[0] for channel in channels),
+    )

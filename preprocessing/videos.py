@@ -242,7 +242,7 @@ def encode_clip(frames_THWC: Frames, fps: float) -> bytes:
     if height < 2 or width < 2:
         raise DecodeError("too_small", f"frames of {width}x{height} px cannot be stored as H.264")
     buffer = io.BytesIO()
-    with av.open(buffer, "w", format="mp4", options={"movflags": "faststart", "fflags": "+bitexact"}) as container:
+    with av.open(buffer, "w", format="mp4", options={"fflags": "+bitexact"}) as container:
         rate = Fraction(fps).limit_denominator(1001)
         options = {**_X264, "x264-params": f"{_X264['x264-params']}:keyint={frames}:min-keyint={frames}"}
         stream = container.add_stream("libx264", rate=rate, options=options)
