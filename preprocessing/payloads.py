@@ -6,15 +6,17 @@ The rules by which a stored picture becomes 3 channels of 8 bits are those of `i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from preprocessing.encoded import Encoded
 from preprocessing.errors import DecodeError
 from preprocessing.images import decode_rgb
 from preprocessing.rasters import decode_raster
 from preprocessing.video_codec import decode_clip
+
+__all__ = ["EXTENSIONS", "IMAGE_EXTENSIONS", "Encoded", "decode_payload", "fill_not_finite"]
 
 IMAGE_EXTENSIONS = ("jpg", "png", "webp")
 EXTENSIONS = (*IMAGE_EXTENSIONS, "mp4", "tif")
@@ -43,7 +45,8 @@ def decode_payload(
     if ext == "tif":
         return fill_not_finite(decode_raster(data, channels))
     raise DecodeError(
-        "unrecognised_format", f"extension {ext!r} of a shard member; known: {', '.join(EXTENSIONS)}"
+        "unrecognised_format",
+        f"extension {ext!r} of a shard member; known: {', '.join(EXTENSIONS)}",
     )
 
 
@@ -61,13 +64,3 @@ def fill_not_finite(array_CHW: NDArray[np.generic]) -> NDArray[np.generic]:
     for plane, known in zip(filled, finite, strict=True):
         plane[~known] = plane[known].mean(dtype=np.float64) if known.any() else 0
     return filled
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A sample as it is stored; `shape` and `dtype` are those that `decode_payload` returns."""
-
-    ext: str
-    payload: bytes
-    shape: tuple[int, ...]
-    dtype: str

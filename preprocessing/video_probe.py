@@ -1,0 +1,192 @@
+"""What is in a video: one pass over its packets gives every frame's time, without decoding them.
+
+A frame's id is its rank by presentation time. Average frame rates play no part: with variable rates
+and edit lists they point to the wrong frame.
+"""
+
+from __future__ import annotations
+
+import bisect
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+import av
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from preprocessing.errors import DecodeError
+from preprocessing.video_containers import check_whole, container_of
+
+MAX_FRAME_PIXELS = 100_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class VideoIndex:
+    """The frames of a video's first video stream."""
+
+    pts: tuple[int, ...]
+    "presentation time of each frame, ascending, in units of `time_base`"
+    time_base: Fraction
+    fps: float
+    "frames a second on average; a description, never used to find a frame"
+    width: int
+    "as shown, after rotation"
+    height: int
+    rotation: int
+    "quarter turns counter-clockwise, in degrees (0, 90, 180, 270), from stored to shown"
+    codec: str
+    container: str
+    keyframes: tuple[int, ...]
+    "ids of the frames that decode alone"
+    variable_rate: bool
+    edit_list: bool
+    "the stream holds frames that are not shown"
+    counted: bool = False
+    "the packets have no usable times: ids count the decoded frames, and times come from the frame rate"
+
+    @property
+    def frames(self) -> int:
+        return len(self.pts)
+
+    def seconds(self, frame_id: int) -> float:
+        """Return when a frame is shown, counted from the first frame."""
+        return float((self.pts[frame_id] - self.pts[0]) * self.time_base)
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first frame to the end of the last, taken to last as long as the median."""
+        steps = sorted(b - a for a, b in zip(self.pts, self.pts[1:], strict=False))
+        last = float(steps[len(steps) // 2] * self.time_base) if steps else 1 / (self.fps or 1)
+        return self.seconds(self.frames - 1) + last
+
+    def frame_at(self, seconds: float) -> int:
+        """Return the id of the frame shown at a time after the first frame's."""
+        wanted = self.pts[0] + Fraction(seconds).limit_denominator(10**9) / self.time_base
+        # Half a tick of grace: a time that was written as a decimal means the tick it is nearest to.
+        return max(0, bisect.bisect_right(self.pts, wanted + Fraction(1, 2)) - 1)
+
+
+def probe_video(data: bytes) -> VideoIndex:
+    """Return the index of a whole video file.
+
+    Raises:
+        DecodeError: empty_file, unrecognised_format, truncated, no_video_stream, no_frames, too_large
+            or decode_error (the first frame does not decode).
+    """
+    container = container_of(data)
+    check_whole(data, container)
+    with opened(data, container) as (source, stream):
+        _check_index(stream, len(data))
+        packets = _read_packets(source, stream)
+    if not packets.times:
+        raise DecodeError("no_frames", f"{container} with a video stream that holds no frame")
+    with opened(data, container) as (source, stream):
+        first = next(source.decode(stream), None)
+        if first is None:
+            raise DecodeError("no_frames", f"{container}: none of {len(packets.times)} is a frame")
+        if packets.untimed:
+            packets = _count_frames(source, stream)
+        return _index(stream, container, first, packets)
+
+
+@contextmanager
+def opened(data: bytes, container: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a container on bytes, with a decoder of one thread.
+
+    Raises:
+        DecodeError: no_video_stream, or decode_error where FFmpeg gives up, inside the block too.
+    """
+    try:
+        with av.open(io.BytesIO(data), format=container) as source:
+            if not source.streams.video:
+                raise DecodeError("no_video_stream", f"{container} without a video stream")
+            stream = source.streams.video[0]
+            stream.thread_type = "NONE"
+            stream.codec_context.thread_count = 1
+            yield source, stream
+    except FFmpegError as error:
+        raise DecodeError(
+            "decode_error", f"{container}: FFmpeg failed ({type(error).__name__}: {error.strerror})"
+        ) from error
+
+
+def _check_index(stream: VideoStream, size: int) -> None:
+    """Refuse an mp4 whose index points beyond its end."""
+    beyond = sum(entry.pos + entry.size > size for entry in stream.index_entries)
+    if beyond:
+        raise DecodeError(
+            "truncated", f"{beyond} of {len(stream.index_entries)} frames lie beyond byte {size}"
+        )
+
+
+@dataclass(slots=True)
+class _Packets:
+    """What the packets of a stream say of its frames."""
+
+    times: list[int] = field(default_factory=list)
+    keyframes: list[int] = field(default_factory=list)
+    discarded: int = 0
+    untimed: bool = False
+    counted: bool = False
+
+
+def _read_packets(source: InputContainer, stream: VideoStream) -> _Packets:
+    """Read the times of all packets, without decoding them."""
+    packets = _Packets()
+    for packet in source.demux(stream):
+        if not packet.size:
+            continue  # the flush at the end
+        if packet.is_corrupt:
+            raise DecodeError("truncated", f"packet at dts {packet.dts} is cut short")
+        if packet.is_discard:
+            packets.discarded += 1
+            continue
+        packets.untimed |= packet.pts is None
+        time = packet.pts if packet.pts is not None else 0
+        packets.times.append(time)
+        if packet.is_keyframe:
+            packets.keyframes.append(time)
+    packets.untimed |= len(set(packets.times)) < len(packets.times)
+    return packets
+
+
+def _count_frames(source: InputContainer, stream: VideoStream) -> _Packets:
+    """Decode the rest of a stream whose packets have no usable times; its frames get times by count."""
+    frames = 1 + sum(1 for _ in source.decode(stream))
+    return _Packets(times=list(range(frames)), keyframes=[0], counted=True)
+
+
+def _index(stream: VideoStream, container: str, first: VideoFrame, packets: _Packets) -> VideoIndex:
+    """Put the index together."""
+    pts = sorted(packets.times)
+    if first.width * first.height > MAX_FRAME_PIXELS:
+        raise DecodeError("too_large", f"frames of {first.width}x{first.height} pixels")
+    time_base = Fraction(stream.time_base or Fraction(1, 1000))
+    if packets.counted:
+        time_base = 1 / Fraction(stream.average_rate or 25)
+    span = float((pts[-1] - pts[0]) * time_base)
+    nominal = float(stream.average_rate or 0)
+    steps = {b - a for a, b in zip(pts, pts[1:], strict=False)}
+    # A container of milliseconds rounds 1/30 s to 33 and 34: one tick of difference is no variable rate.
+    variable = bool(steps) and max(steps) - min(steps) > 1
+    rotation = round(first.rotation / 90) * 90 % 360
+    turned = rotation in (90, 270)
+    return VideoIndex(
+        pts=tuple(pts),
+        time_base=time_base,
+        fps=(len(pts) - 1) / span if span > 0 else nominal or 1.0,
+        width=first.height if turned else first.width,
+        height=first.width if turned else first.height,
+        rotation=rotation,
+        codec=stream.codec_context.codec.canonical_name,
+        container=container,
+        keyframes=tuple(bisect.bisect_left(pts, time) for time in sorted(packets.keyframes)),
+        variable_rate=variable,
+        edit_list=packets.discarded > 0,
+        counted=packets.counted,
+    )
