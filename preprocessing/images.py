@@ -1,7 +1,8 @@
 """Pictures: bytes to RGB arrays, and raw files to what a shard stores.
 
-One set of rules, for training and ingest alike: EXIF orientation is applied, palettes are expanded, CMYK
-becomes RGB, alpha is dropped (the colours under it stay as stored), an animation is its first frame.
+One set of rules, for training and ingest alike: EXIF orientation is applied, palettes are expanded,
+CMYK becomes RGB, alpha is dropped (the colours under it stay as stored), an animation is its first
+frame.
 """
 
 from __future__ import annotations
@@ -56,8 +57,8 @@ def encode_image(
 ) -> tuple[Encoded, NDArray[np.uint8]]:
     """Return how a raw picture is stored, and the pixels that training will decode from it.
 
-    Bytes are passed through untouched where no resize is asked, or the picture is no larger; formats
-    other than JPEG, PNG and WebP become PNG. A resized picture becomes JPEG (16 bits: PNG).
+    Bytes are passed through untouched where no resize is asked, or the picture is no larger;
+    formats other than JPEG, PNG and WebP become PNG. A resized picture becomes JPEG (16 bits: PNG).
 
     Args:
         data: the raw file.
@@ -102,11 +103,16 @@ def _encode_resized(
 
 
 def resize_area(pixels: NDArray[np.generic], short_side: int) -> NDArray[np.generic]:
-    """Return (H, W) or (H, W, C) pixels with the shorter edge scaled down to `short_side` by area means."""
+    """Return (H, W) or (H, W, C) pixels scaled by area means to a shorter edge of `short_side`."""
     height, width = pixels.shape[:2]
     scale = short_side / min(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    return cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)  # type: ignore[call-overload, no-any-return]
+    return resize(pixels, size, cv2.INTER_AREA)
+
+
+def resize(pixels: NDArray[np.generic], size: tuple[int, int], mode: int) -> NDArray[np.generic]:
+    """Return (H, W) or (H, W, C) pixels scaled to (width, height) by one of OpenCV's modes."""
+    return cv2.resize(pixels, size, interpolation=mode)  # type: ignore[arg-type]  # any real dtype
 
 
 def _bgr_flags(header: ImageHeader) -> int:
@@ -133,7 +139,7 @@ def _decode(data: bytes, flags: int, header: ImageHeader | None) -> NDArray[np.g
 
 
 def _imencode(ext: str, pixels: NDArray[np.generic], *parameters: int) -> bytes:
-    done, buffer = cv2.imencode(ext, pixels, parameters)  # type: ignore[call-overload]
+    done, buffer = cv2.imencode(ext, pixels, parameters)  # type: ignore[arg-type]  # uint8, uint16
     if not done:
         raise RuntimeError(f"encode_image: OpenCV could not encode {pixels.shape} as {ext}.")
     return bytes(buffer)

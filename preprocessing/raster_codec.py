@@ -1,4 +1,4 @@
-"""The stored raster: a TIFF of one page a channel, so that a reader decodes only the channels it wants.
+"""The stored raster: a TIFF of one page a channel, so that single channels can be decoded.
 
 Lossless (zstd behind a predictor), one strip a page; equal arrays give equal bytes.
 """

@@ -1,13 +1,12 @@
 """Raw raster files to arrays: microscopy TIFF, OME-TIFF and 16-bit PNG; GeoTIFF and JPEG 2000.
 
-Values are never changed: no scaling to 8 bits, no palette, no zero-filling. What is not known (a CRS, a
-pixel size, a channel name) is None, never a default.
+Values are never changed: no scaling to 8 bits, no zero-filling. What is not known (a CRS, a pixel
+size, a channel name) is None, never a default.
 """
 
 from __future__ import annotations
 
 import io
-import logging
 import struct
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
@@ -15,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import rasterio  # type: ignore[import-untyped]  # ships no type information
+import rasterio
 import tifffile
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError  # type: ignore[import-untyped]
-from rasterio.io import MemoryFile  # type: ignore[import-untyped]
+from rasterio.errors import RasterioError
+from rasterio.io import MemoryFile
 
 from preprocessing.errors import DecodeError
 from preprocessing.images import decode_image
@@ -52,7 +51,7 @@ class RasterImage:
     def valid(self) -> NDArray[np.bool_]:
         """(H, W): True where every channel that has data at all has data."""
         alive = self.valid_CHW.any((1, 2))
-        return self.valid_CHW[alive].all(0)
+        return np.asarray(self.valid_CHW[alive].all(0))
 
 
 def decode_tiff(data: bytes) -> RasterImage:
@@ -259,7 +258,7 @@ def _read_geotiff(file: Any) -> RasterImage:
         array=array,
         valid_CHW=valid,
         channels=_band_names(file.descriptions),
-        pixel_size=tuple(float(edge) for edge in file.res) if placed else None,
+        pixel_size=(float(file.res[0]), float(file.res[1])) if placed else None,
         metadata=metadata,
         crs=metadata["crs"],
         bounds=tuple(file.bounds) if placed else None,
@@ -271,11 +270,11 @@ def _valid_values(file: Any, array: NDArray[np.generic]) -> NDArray[np.bool_]:
     finite = np.isfinite(array) if array.dtype.kind == "f" else np.ones(array.shape, np.bool_)
     if all("all_valid" in {flag.name for flag in flags} for flags in file.mask_flag_enums):
         return finite
-    return finite & (file.read_masks() > 0)
+    return np.asarray(finite & (file.read_masks() > 0))
 
 
 def _place_metadata(file: Any) -> dict[str, Any]:
-    """Return what the file says of its place and values, as JSON values; None where it says nothing."""
+    """Return what the file says of its place and values: JSON, None where it says nothing."""
     transform = None if file.transform.is_identity else [float(v) for v in file.transform[:6]]
     nodata = None if file.nodata is None else float(file.nodata)
     metadata: dict[str, Any] = {

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preprocessing.errors import DecodeError
+from preprocessing.images import resize
 from preprocessing.raster_files import RasterImage
 
 
@@ -56,8 +57,8 @@ def merge_channels(images: Sequence[RasterImage], names: Sequence[str]) -> Raste
 def resample_to(images: Sequence[RasterImage], names: Sequence[str]) -> list[RasterImage]:
     """Return georeferenced images on the grid of the one with the most pixels.
 
-    Values are interpolated linearly, pixels being areas; a band with invalid pixels takes the nearest
-    value instead, so that nodata never mixes into data.
+    Values are interpolated linearly, pixels being areas; a band with invalid pixels takes the
+    nearest value instead, so that nodata never mixes into data.
 
     Raises:
         DecodeError: shape_mismatch, if they cover different ground or use different CRSs.
@@ -92,18 +93,14 @@ def _resampled(image: RasterImage, shape: tuple[int, ...]) -> RasterImage:
     whole = bool(image.valid_CHW.all())
     mode = cv2.INTER_LINEAR if whole else cv2.INTER_NEAREST_EXACT
     wide = image.array.dtype if image.array.dtype.kind == "f" else np.dtype(np.float64)
-    planes = [_rescale(plane.astype(wide), size, mode) for plane in image.array]
+    planes = [resize(plane.astype(wide), size, mode) for plane in image.array]
     array = np.stack(planes)
     if image.array.dtype.kind != "f":
         array = np.rint(array)
-    valid = [_rescale(v.astype(np.uint8), size, cv2.INTER_NEAREST_EXACT) for v in image.valid_CHW]
+    valid = [resize(v.astype(np.uint8), size, cv2.INTER_NEAREST_EXACT) for v in image.valid_CHW]
     return replace(
         image, array=array.astype(image.array.dtype), valid_CHW=np.stack(valid).astype(bool)
     )
-
-
-def _rescale(plane: NDArray[np.generic], size: tuple[int, int], mode: int) -> NDArray[np.generic]:
-    return cv2.resize(plane, size, interpolation=mode)  # type: ignore[call-overload, no-any-return]
 
 
 def tile_boxes(

@@ -1,7 +1,7 @@
-"""Rasters of any number of channels: microscopy fields, satellite scenes, and how a shard stores them.
+"""Rasters of any number of channels: microscopy fields, satellite scenes, stored payloads.
 
-The parts: `tiff_structure` (is the file whole), `raster_files` (raw files to arrays), `raster_codec`
-(stored payloads), `raster_grid` (bands to one grid, tiles).
+The parts: `tiff_structure` (is the file whole), `raster_files` (raw files to arrays),
+`raster_codec` (stored payloads), `raster_grid` (bands to one grid, tiles).
 """
 
 from __future__ import annotations

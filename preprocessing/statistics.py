@@ -41,8 +41,8 @@ class Moments:
             return other if not self.count else self
         if len(self.count) != len(other.count):
             raise ValueError(
-                f"Moments.merge: {len(self.count)} channels meet {len(other.count)}. Samples of one "
-                "dataset must have the same channels; ingest them as two datasets."
+                f"Moments.merge: {len(self.count)} channels meet {len(other.count)}. Samples of "
+                "one dataset must have the same channels; ingest them as two datasets."
             )
         return Moments(
             tuple(a + b for a, b in zip(self.count, other.count, strict=True)),
@@ -60,7 +60,7 @@ class Moments:
         values = []
         for count, total, squares in zip(self.count, self.total, self.squares, strict=True):
             values.append(float((squares - total * total / count) / count) if count else 0.0)
-        # Sums of floats are rounded once per array, which can leave a constant channel just below 0.
+        # Sums of floats are rounded once per array: a constant channel can come out below 0.
         return [max(0.0, value) for value in values]
 
     def to_json(self) -> dict[str, list[int] | list[str]]:
@@ -97,7 +97,8 @@ def measure(
         array, channels_last = array[None], False
         valid = valid[None] if valid is not None else None
     if channels_last and array.dtype == np.uint8 and valid is None:
-        return _join([_histogram_moments(array, c) for c in range(array.shape[-1])])
+        pixels = array.view(np.uint8)
+        return _join([_histogram_moments(pixels, c) for c in range(pixels.shape[-1])])
     planes = np.moveaxis(array, -1, 0) if channels_last else array
     masks = _masks(planes, valid, channels_last)
     return _join([_plane_moments(p, m) for p, m in zip(planes, masks, strict=True)])
@@ -114,7 +115,7 @@ def _masks(
     return [np.broadcast_to(valid, planes.shape[1:])] * len(planes)
 
 
-def _histogram_moments(array: NDArray[np.generic], channel: int) -> Moments:
+def _histogram_moments(array: NDArray[np.uint8], channel: int) -> Moments:
     """Return the moments of one channel of a uint8 array (..., C), through its 256 counts."""
     pixels = array.reshape(-1, 1, array.shape[-1])
     counts = np.zeros(256, np.int64)

@@ -1,7 +1,7 @@
-"""The skeleton of a TIFF: its directories and the extents of its pixel data, checked against the file.
+"""The skeleton of a TIFF: its directories and where its pixels lie, checked against the file.
 
-Readers fill missing strips with zeros and skip directories beyond the end; neither is noticed unless
-the extents are compared with the bytes that are there.
+Readers fill missing strips with zeros and skip directories beyond the end; neither is noticed
+unless the extents are compared with the bytes that are there.
 """
 
 from __future__ import annotations
@@ -148,6 +148,6 @@ def _check_extents(pages: Sequence[Directory], length: int) -> None:
     misplaced = any(offset < other < length for other, _ in extents)
     raise DecodeError(
         "decode_error" if misplaced else "truncated",
-        f"TIFF of {length} bytes: {len(beyond)} of {len(extents)} strips or tiles lie beyond the end, "
-        f"the first at bytes {offset} to {offset + size}",
+        f"TIFF of {length} bytes: {len(beyond)} of {len(extents)} strips or tiles lie beyond "
+        f"its end, the first at bytes {offset} to {offset + size}",
     )

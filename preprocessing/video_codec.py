@@ -1,7 +1,7 @@
 """The stored clip: an H.264 stream that carries frame-to-frame motion, and its way back.
 
-One keyframe, then frames that each refer to the one before and to no other, so that the codec's motion
-vectors are flow(j -> j-1). One thread, so that the same frames give the same bytes.
+One keyframe, then frames that each refer to the one before and to no other, so that the codec's
+motion vectors are flow(j -> j-1). One thread, so that the same frames give the same bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ def encode_clip(frames: NDArray[np.uint8], fps: float) -> bytes:
     """Return an mp4 of the frames; equal input gives equal bytes.
 
     Args:
-        frames: (T, H, W, 3) uint8 RGB. An odd edge loses its last row or column: 4:2:0 needs even sizes.
+        frames: (T, H, W, 3) uint8 RGB. An odd edge loses its last row or column, since 4:2:0
+            needs even sizes.
         fps: frames a second that the file tells players.
     """
     count, height, width = frames.shape[0], frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2
@@ -51,7 +52,7 @@ def encode_clip(frames: NDArray[np.uint8], fps: float) -> bytes:
     return buffer.getvalue()
 
 
-def _options(frames: int) -> dict[str, str]:
+def _options(frames: int) -> dict[str, object]:
     """Return the encoder's options: every P-frame refers to its predecessor."""
     fixed = "bframes=0:ref=1:scenecut=0:weightp=0:me=umh:subme=7:threads=1:sliced-threads=0"
     keyint = max(frames, 2)
@@ -100,8 +101,8 @@ def clip_vectors(data: bytes) -> NDArray[np.float32]:
         data: a stored clip (H.264; other codecs export no vectors).
 
     Returns:
-        (T, H, W, 2) float32, (x, y) in pixels: flow(j -> j-1), where a pixel of frame j was in frame
-        j-1. Zero in keyframes and in blocks that the codec stored without motion.
+        (T, H, W, 2) float32, (x, y) in pixels: flow(j -> j-1), where a pixel of frame j was in
+        frame j-1. Zero in keyframes and in blocks that the codec stored without motion.
 
     Raises:
         DecodeError: the bytes are not a clip.

@@ -1,7 +1,7 @@
 """Which container some bytes are, and whether they are all there.
 
-The container is told from its own signature and handed to FFmpeg by name: left to guess, FFmpeg takes
-text for a playlist and opens the files that it names.
+The container is told from its own signature and handed to FFmpeg by name: left to guess, FFmpeg
+takes text for a playlist and opens the files that it names.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 
 import av
 from av.container import InputContainer
@@ -47,7 +48,7 @@ class VideoIndex:
     edit_list: bool
     "the stream holds frames that are not shown"
     counted: bool = False
-    "the packets have no usable times: ids count the decoded frames, and times come from the frame rate"
+    "packets have no usable times: ids count decoded frames, times come from the frame rate"
 
     @property
     def frames(self) -> int:
@@ -59,15 +60,15 @@ class VideoIndex:
 
     @property
     def duration(self) -> float:
-        """Seconds from the first frame to the end of the last, taken to last as long as the median."""
-        steps = sorted(b - a for a, b in zip(self.pts, self.pts[1:], strict=False))
+        """Seconds from the first frame to the end of the last, which lasts the median step."""
+        steps = sorted(b - a for a, b in pairwise(self.pts))
         last = float(steps[len(steps) // 2] * self.time_base) if steps else 1 / (self.fps or 1)
         return self.seconds(self.frames - 1) + last
 
     def frame_at(self, seconds: float) -> int:
         """Return the id of the frame shown at a time after the first frame's."""
         wanted = self.pts[0] + Fraction(seconds).limit_denominator(10**9) / self.time_base
-        # Half a tick of grace: a time that was written as a decimal means the tick it is nearest to.
+        # Half a tick of grace: a time written as a decimal means the tick that it is nearest to.
         return max(0, bisect.bisect_right(self.pts, wanted + Fraction(1, 2)) - 1)
 
 
@@ -75,8 +76,8 @@ def probe_video(data: bytes) -> VideoIndex:
     """Return the index of a whole video file.
 
     Raises:
-        DecodeError: empty_file, unrecognised_format, truncated, no_video_stream, no_frames, too_large
-            or decode_error (the first frame does not decode).
+        DecodeError: empty_file, unrecognised_format, truncated, no_video_stream, no_frames,
+            too_large or decode_error (the first frame does not decode).
     """
     container = container_of(data)
     check_whole(data, container)
@@ -102,7 +103,7 @@ def opened(data: bytes, container: str) -> Iterator[tuple[InputContainer, VideoS
         DecodeError: no_video_stream, or decode_error where FFmpeg gives up, inside the block too.
     """
     try:
-        with av.open(io.BytesIO(data), format=container) as source:
+        with av.open(io.BytesIO(data), "r", format=container) as source:
             if not source.streams.video:
                 raise DecodeError("no_video_stream", f"{container} without a video stream")
             stream = source.streams.video[0]
@@ -156,7 +157,7 @@ def _read_packets(source: InputContainer, stream: VideoStream) -> _Packets:
 
 
 def _count_frames(source: InputContainer, stream: VideoStream) -> _Packets:
-    """Decode the rest of a stream whose packets have no usable times; its frames get times by count."""
+    """Decode the rest of a stream whose packets have no usable times, counting its frames."""
     frames = 1 + sum(1 for _ in source.decode(stream))
     return _Packets(times=list(range(frames)), keyframes=[0], counted=True)
 
@@ -171,8 +172,8 @@ def _index(stream: VideoStream, container: str, first: VideoFrame, packets: _Pac
         time_base = 1 / Fraction(stream.average_rate or 25)
     span = float((pts[-1] - pts[0]) * time_base)
     nominal = float(stream.average_rate or 0)
-    steps = {b - a for a, b in zip(pts, pts[1:], strict=False)}
-    # A container of milliseconds rounds 1/30 s to 33 and 34: one tick of difference is no variable rate.
+    steps = {b - a for a, b in pairwise(pts)}
+    # A container of milliseconds rounds 1/30 s to 33 and 34: one tick is not a variable rate.
     variable = bool(steps) and max(steps) - min(steps) > 1
     rotation = round(first.rotation / 90) * 90 % 360
     turned = rotation in (90, 270)

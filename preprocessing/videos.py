@@ -1,12 +1,14 @@
-"""Videos: clips planned by frame ids, their frames decoded by presentation time, their motion scored.
+"""Videos: clips planned by frame ids, frames decoded by presentation time, motion scored.
 
-The parts: `video_containers` (what the bytes are), `video_probe` (the index), `video_codec` (stored clips).
+The parts: `video_containers` (what the bytes are), `video_probe` (the index), `video_codec` (stored
+clips).
 """
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -147,7 +149,7 @@ def _decoded_size(index: VideoIndex, short_side: int | None) -> tuple[int, int]:
 
 
 class _FrameReader:
-    """An open video that decodes forward, and seeks only where that skips frames up to a keyframe."""
+    """An open video that decodes forward, and seeks only where that skips frames."""
 
     def __init__(
         self, source: InputContainer, stream: VideoStream, index: VideoIndex, size: tuple[int, int]
@@ -191,7 +193,7 @@ class _FrameReader:
         return found
 
     def _seek(self, wanted: int) -> None:
-        """Go to the keyframe before a frame, unless decoding on is as short or seeking is unsafe."""
+        """Go to the keyframe before a frame, unless decoding on is as short."""
         before = bisect.bisect_right(self.index.keyframes, wanted) - 1
         keyframe = self.index.keyframes[before] if before >= 0 else 0
         if self.index.counted:
@@ -219,7 +221,7 @@ def motion_score(frames: NDArray[np.uint8]) -> float:
         frames: (T, H, W, 3) uint8.
 
     Returns:
-        0 (still, or one frame) to 1, measured on frames of a quarter of the size, so that noise counts little.
+        0 (still, or one frame) to 1; measured at a quarter of the size, where noise counts little.
     """
     height, width = frames.shape[1:3]
     size = max(1, width // 4), max(1, height // 4)
@@ -227,5 +229,5 @@ def motion_score(frames: NDArray[np.uint8]) -> float:
         cv2.cvtColor(cv2.resize(frame, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
         for frame in frames
     ]
-    changes = [float(cv2.absdiff(a, b).mean()) for a, b in zip(gray, gray[1:], strict=False)]
+    changes = [float(cv2.absdiff(a, b).mean()) for a, b in pairwise(gray)]
     return sum(changes) / len(changes) / 255 if changes else 0.0
