@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.command_text import derive_line, ingest_text, pretrain_line
 from flows.options import (
     OVER_BUDGET,
     UsageError,
@@ -139,21 +140,6 @@ def ingest(
         raise typer.Exit(OVER_BUDGET)
 
 
-def ingest_text(report: dict[str, Any]) -> str:
-    """Return the one-line summary of an ingest, and a line for its rejects."""
-    if not (report["written"] or report["duplicates"] or report["rejects"]):
-        return f"{report['dataset']}: nothing new; all {report['skipped']} files are in it (snapshot {report['snapshot']})"
-    lines = [
-        f"{report['dataset']}: {report['inputs']} files = {report['written']} written + {report['duplicates']} duplicates + "
-        f"{report['rejects']} rejected + {report['skipped']} known; {report['samples']} samples in {report['shards']} "
-        f"shards, {report['bytes'] / 2**20:.1f} MiB, snapshot {report['snapshot']}"
-    ]
-    if report["reasons"]:
-        reasons = ", ".join(f"{count} {name}" for name, count in report["reasons"].items())
-        lines.append(f"  rejected: {reasons} (headrace ls {report['dataset']} --rejects)")
-    return "\n".join(lines)
-
-
 @app.command(epilog="Example: headrace derive clips flow hog cell=8 view.size=112")
 def derive(
     dataset: Annotated[str, typer.Argument(help="the dataset")],
@@ -181,16 +167,6 @@ def derive(
             raise UsageError(f"derive {dataset}: name at least one column of {', '.join(PRODUCERS)}, or --for RECIPE.")
         report = _stages(direct)["derive"](store, dataset, asked, _executor(workers, direct, ray_address))
     answer(report, as_json, "\n".join(derive_line(dataset, name, about) for name, about in report.items()))
-
-
-def derive_line(dataset: str, name: str, about: dict[str, Any]) -> str:
-    """Return the one-line summary of a column."""
-    if not about["computed"]:
-        return f"{dataset} {name}: nothing to do, all {about['reused']} samples are there ({about['fingerprint'][:8]})"
-    return (
-        f"{dataset} {name}: computed {about['computed']}, reused {about['reused']}, {about['seconds']:.1f} CPU s, "
-        f"{about['bytes'] / 2**20:.2f} MiB ({about['fingerprint'][:8]})"
-    )
 
 
 @app.command(epilog="Example: headrace why clips hog cell=4")
@@ -232,15 +208,6 @@ def pretrain(
         name = run or Path(recipe).stem
         report = _stages(direct)["pretrain"](store, recipe, settings or [], name, resume, feed.value, workers)
     answer(report, as_json, pretrain_line(report))
-
-
-def pretrain_line(report: dict[str, Any]) -> str:
-    """Return the one-line summary of a run."""
-    heldout = "none" if report["heldout_loss"] is None else f"{report['heldout_loss']:.4f}"
-    return (
-        f"{report['run']}: step {report['step']}, loss {report['loss']:.4f}, held-out loss {heldout}, "
-        f"{report['samples_per_second']:.1f} samples/s, {report['data_wait_share']:.0%} of the time waiting for data"
-    )
 
 
 @app.command(epilog="Example: headrace evaluate first --dataset photos --untrained")

@@ -5,11 +5,26 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from pipelines.derive import open_snapshot
 from storage.columns import column_path, list_columns, part_state
 from storage.fs import Store
 from storage.manifest import read_table
-from storage.snapshots import list_datasets, part_path
+from storage.snapshots import Snapshot, list_datasets, part_path, read_snapshot
+
+
+def open_snapshot(store: Store, dataset: str, number: int | None = None) -> Snapshot:
+    """Return a snapshot of a dataset that must exist.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    snapshot = read_snapshot(store, dataset, number)
+    if snapshot is None:
+        wanted = f"snapshot {number} of dataset {dataset!r}" if number else f"dataset {dataset!r}"
+        raise FileNotFoundError(
+            f"{store.uri}: holds no {wanted}. See 'headrace ls', or make it with "
+            f"'headrace ingest SOURCE --modality … --dataset {dataset}'."
+        )
+    return snapshot
 
 
 def describe_dataset(store: Store, dataset: str) -> dict[str, Any]:

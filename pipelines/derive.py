@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipelines.catalog import open_snapshot
 from pipelines.column_codec import EXT, pack_array
 from pipelines.executors import Executor, run_jobs
 from pipelines.ingest import Progress
@@ -26,7 +27,7 @@ from storage.fingerprint import canonical_json
 from storage.fs import Store
 from storage.manifest import INDEX_SCHEMA, read_table, write_table
 from storage.shards import ShardReader, pack_sidecar
-from storage.snapshots import PartEntry, Snapshot, part_path, read_snapshot
+from storage.snapshots import PartEntry, Snapshot, part_path
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,22 +41,6 @@ class SidecarJob:
     shard: str
     shard_id: int
     spec: ColumnSpec
-
-
-def open_snapshot(store: Store, dataset: str, number: int | None = None) -> Snapshot:
-    """Return a snapshot of a dataset that must exist.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    snapshot = read_snapshot(store, dataset, number)
-    if snapshot is None:
-        wanted = f"snapshot {number} of dataset {dataset!r}" if number else f"dataset {dataset!r}"
-        raise FileNotFoundError(
-            f"{store.uri}: holds no {wanted}. See 'headrace ls', or make it with "
-            f"'headrace ingest SOURCE --modality … --dataset {dataset}'."
-        )
-    return snapshot
 
 
 def write_sidecar(job: SidecarJob) -> dict[str, Any]:

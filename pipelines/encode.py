@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipelines.grouping import Unit
 from pipelines.ingest_spec import IngestSpec
 from preprocessing import images, rasters, videos
 from preprocessing.errors import DecodeError
-from preprocessing.payloads import Encoded
+from preprocessing.encoded import Encoded
 from preprocessing.statistics import Moments, measure
 
 
@@ -76,26 +75,25 @@ def _encode_video(data: bytes, spec: IngestSpec) -> Iterator[NewSample]:
 def _encode_raster(unit: Unit, blobs: list[bytes], spec: IngestSpec) -> Iterator[NewSample]:
     decode = rasters.decode_tiff if spec.modality == "microscopy" else rasters.decode_geotiff
     pages = [decode(blob) for blob in blobs]
-    image = pages[0] if len(pages) == 1 else rasters.merge_channels(pages, unit.channels)
+    image = rasters.merge_channels(pages, unit.channels) if unit.channels else pages[0]
     if spec.channels and not unit.channels:
         image = _named(image, spec.channels)
     metadata = {**image.metadata, "channels": list(image.channels or ()), **unit.fields}
     _, height, width = image.array.shape
+    kept = image.valid
     tiles = 0
-    for top, left, bottom, right in rasters.tile_boxes(
-        height, width, spec.tile or max(height, width), spec.overlap
-    ):
-        tile = image.array[:, top:bottom, left:right]
-        valid = image.valid[top:bottom, left:right]
-        if valid.mean() < spec.min_valid:
+    for box in rasters.tile_boxes(height, width, spec.tile or max(height, width), spec.overlap):
+        cut = (slice(box[0], box[2]), slice(box[1], box[3]))
+        share = float(kept[cut].mean())
+        if share < spec.min_valid:
             continue
         tiles += 1
-        extra = _tile_place(image, top, left) if spec.tile else {}
-        share = {"valid": round(float(valid.mean()), 6)}
+        tile = np.ascontiguousarray(image.array[:, *cut])
+        place = _tile_place(image, *box[:2]) if spec.tile else {}
         yield NewSample(
             Encoded("tif", rasters.encode_raster(tile), tile.shape, str(tile.dtype)),
-            {**metadata, **share, **extra},
-            measure(tile, channels_last=False, valid=_finite(tile, valid)),
+            {**metadata, "valid_share": round(share, 6), **place},
+            measure(tile, channels_last=False, valid=image.valid_CHW[:, *cut]),
         )
     if not tiles:
         raise DecodeError(
@@ -118,10 +116,7 @@ def _tile_place(image: rasters.RasterImage, top: int, left: int) -> dict[str, ob
     place: dict[str, object] = {"tile": [top, left]}
     transform = image.metadata.get("transform")
     if isinstance(transform, list):
-        a, b, c, d, e, f = transform[:6]
+        a, b, c, d, e, f = transform
         place["transform"] = [a, b, c + a * left + b * top, d, e, f + d * left + e * top]
+        place["bounds"] = None  # the scene's do not hold for a tile; its transform and shape do
     return place
-
-
-def _finite(tile: NDArray[np.generic], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    return valid if tile.dtype.kind in "iu" else np.isfinite(tile).all(0) & valid

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines.batch import Batch, BatchBuilder
-from pipelines.derive import open_snapshot
+from pipelines.catalog import open_snapshot
 from pipelines.executors import use_one_thread
 from pipelines.order import Order, default_lanes, remainder
 from pipelines.rows import ShardRows, read_rows, shard_sizes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.derive import open_snapshot
+from pipelines.catalog import open_snapshot
 from pipelines.ingest import Progress
 from storage.columns import column_path, list_columns, part_state
 from storage.fingerprint import sha256_hex
