@@ -1,0 +1,81 @@
+"""Checkpoints: whole or absent, verified on read, never unpickled as code.
+
+`step-N.pt` holds the bytes; `step-N.json`, written after it, holds their size and SHA-256 and makes the
+checkpoint exist. Bytes without a record are what a killed run left and are written over.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import torch
+
+from storage.fingerprint import canonical_json, sha256_hex
+from storage.fs import Store
+
+VERSION = 1
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing or damaged."""
+
+
+def checkpoint_path(run: str, step: int) -> str:
+    """Return the path of a checkpoint's bytes."""
+    return f"runs/{run}/checkpoints/step-{step:08d}.pt"
+
+
+def write_checkpoint(store: Store, run: str, step: int, state: dict[str, Any], keep: int) -> None:
+    """Write the state after `step` optimiser steps, then remove all but the newest `keep` checkpoints."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getvalue()
+    path = checkpoint_path(run, step)
+    record = {"version": VERSION, "step": step, "bytes": len(data), "sha256": sha256_hex(data)}
+    store.write(path, data)
+    store.write(_record(path), canonical_json(record))
+    for old in list_checkpoints(store, run)[:-keep]:
+        store.delete(_record(checkpoint_path(run, old)))
+        store.delete(checkpoint_path(run, old))
+
+
+def list_checkpoints(store: Store, run: str) -> list[int]:
+    """Return the steps of the complete checkpoints of a run, oldest first."""
+    names = (entry.path.rsplit("/", 1)[-1] for entry in store.list(f"runs/{run}/checkpoints"))
+    return sorted(int(name[5:-5]) for name in names if name.endswith(".json"))
+
+
+def read_checkpoint(
+    store: Store, run: str, step: int | None = None, device: str = "cpu"
+) -> dict[str, Any]:
+    """Return the state of a checkpoint; None takes the newest.
+
+    Raises:
+        CheckpointError: there is none, or its bytes are not those that were written.
+    """
+    steps = list_checkpoints(store, run)
+    if not steps or (step is not None and step not in steps):
+        raise CheckpointError(
+            f"run {run}: has no checkpoint{'' if step is None else f' of step {step}'}; complete ones: {steps}. "
+            f"Train it with 'headrace pretrain RECIPE --run {run}'."
+        )
+    path = checkpoint_path(run, steps[-1] if step is None else step)
+    record = json.loads(store.read(_record(path)))
+    if record["version"] != VERSION:
+        raise CheckpointError(
+            f"{path}: is of format {record['version']}, this code reads {VERSION}. Use the headrace that wrote it."
+        )
+    data = store.read(path)
+    if sha256_hex(data) != record["sha256"]:
+        raise CheckpointError(
+            f"{path}: its {len(data)} bytes are not the {record['bytes']} that were written (SHA-256 differs). "
+            f"Remove it and its record, then resume from {[s for s in steps if s != record['step']] or 'the start'}."
+        )
+    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    return state
+
+
+def _record(path: str) -> str:
+    return path.removesuffix(".pt") + ".json"

@@ -1,0 +1,1 @@
+"""Masked autoencoders: tokenizer, encoder, decoder, heads. Parameter names are the papers' own."""

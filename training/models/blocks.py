@@ -1,0 +1,159 @@
+"""Transformer blocks of the papers. LayerNorm eps is 1e-6 everywhere: the framework's 1e-5 breaks parity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+EPS = 1e-6
+AttentionClass = Callable[[int, int], nn.Module]
+
+
+def layer_norm(width: int) -> nn.LayerNorm:
+    """Return the LayerNorm that every model here uses."""
+    return nn.LayerNorm(width, eps=EPS)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Return (B, heads, N, D/heads) of x (B, N, D)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Return the attention output (B, N, D) of q (B, N, D) over k and v (B, M, D)."""
+    parts = (split_heads(x, heads) for x in (q, k, v))
+    return functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+
+
+class Attention(nn.Module):
+    """One fused q, k, v projection with bias (MAE)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, N, D)."""
+        return self.proj(attend(*self.qkv(x).chunk(3, dim=-1), self.heads))
+
+
+class BiasedAttention(nn.Module):
+    """VideoMAE: learned biases for q and v, none for k."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, N, D)."""
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        q, k, v = functional.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
+        return self.proj(attend(q, k, v, self.heads))
+
+
+class SplitAttention(nn.Module):
+    """MAE-ST: three separate projections."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.k = nn.Linear(width, width)
+        self.v = nn.Linear(width, width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, N, D)."""
+        return self.proj(attend(self.q(x), self.k(x), self.v(x), self.heads))
+
+
+class CrossAttention(nn.Module):
+    """Queries of one width over keys and values made from a context of another."""
+
+    def __init__(
+        self, width: int, heads: int, context: int | None = None, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=bias)
+        self.kv = nn.Linear(context or width, 2 * width, bias=bias)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """Return (B, N, D) of queries x (B, N, D) over context (B, M, E)."""
+        k, v = self.kv(context).chunk(2, dim=-1)
+        return self.proj(attend(self.q(x), k, v, self.heads))
+
+
+class Mlp(nn.Module):
+    """Two linears with an exact GELU between them."""
+
+    def __init__(self, width: int, ratio: float = 4.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, int(width * ratio))
+        self.fc2 = nn.Linear(int(width * ratio), width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, N, D)."""
+        return self.fc2(functional.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block."""
+
+    def __init__(self, width: int, heads: int, attention: AttentionClass = Attention) -> None:
+        super().__init__()
+        self.norm1 = layer_norm(width)
+        self.attn = attention(width, heads)
+        self.norm2 = layer_norm(width)
+        self.mlp = Mlp(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, N, D)."""
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+def stack_blocks(
+    width: int, depth: int, heads: int, attention: AttentionClass = Attention
+) -> nn.ModuleList:
+    """Return `depth` pre-norm blocks."""
+    return nn.ModuleList(Block(width, heads, attention) for _ in range(depth))
+
+
+def run_blocks(blocks: nn.ModuleList, x: Tensor) -> Tensor:
+    """Return x (B, N, D) after all blocks."""
+    for block in blocks:
+        x = block(x)
+    return x
+
+
+def init_linears(model: nn.Module) -> None:
+    """Xavier-uniform weights and zero biases for every Linear, 1 and 0 for every LayerNorm."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+
+def token(width: int) -> nn.Parameter:
+    """Return a learned token (1, 1, D), normal with std 0.02."""
+    return nn.Parameter(torch.randn(1, 1, width) * 0.02)
+
+
+def frozen(table: Tensor) -> nn.Parameter:
+    """Return a table (N, D) as a (1, N, D) parameter that is saved but never learned."""
+    return nn.Parameter(table[None], requires_grad=False)

@@ -1,0 +1,124 @@
+"""Reconstruction pictures: what went in, what was hidden, what the model makes of it. PNG bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.loop import Trainer, to_device
+from training.models.layout import PixelLayout
+from training.models.tokens import take_tokens
+from training.objectives import NORM_EPS, group_counts, patchify, unpatchify
+
+Batch = dict[str, Any]
+HIDDEN_GRAY = 0.25
+GAP = 4
+EDGE = 96
+"smallest edge of a tile of the sheet, pixels"
+
+
+@torch.no_grad()
+def draw_sheet(trainer: Trainer, batch: Batch) -> bytes:
+    """Return a PNG: for each sample, rows of input, masked input and reconstruction; frames run to the right.
+
+    A model without a pixel target shows the strength of its predicted gradients in the third row.
+    """
+    batch = to_device(batch, trainer.device)
+    trainer.model.eval()
+    inputs = trainer.inputs(batch["pixels"])
+    predictions = trainer.model(inputs, batch["visible"], batch["decoded"])
+    layout: PixelLayout = trainer.objective.layout
+    values = patchify(inputs, layout)
+    hidden = torch.ones(values.shape[:2], device=values.device).scatter_(1, batch["visible"], 0.0)
+    shape = inputs.shape
+    rows = [
+        inputs if not layout.frames else inputs[:, :, list(layout.frames)],
+        unpatchify(_hide(values, hidden), layout, shape),
+        unpatchify(_rebuild(trainer, batch, values, predictions), layout, shape),
+    ]
+    low, high = _range(rows[0])
+    shown = [((row - low) / (high - low)).clamp(0, 1) for row in rows]
+    return _png(torch.stack(shown, dim=1))
+
+
+def _hide(values: Tensor, hidden: Tensor) -> Tensor:
+    return torch.where(hidden[..., None] > 0, values.amin() * (1 - HIDDEN_GRAY), values)
+
+
+def _rebuild(
+    trainer: Trainer, batch: Batch, values: Tensor, predictions: dict[str, Tensor]
+) -> Tensor:
+    """Return the token values with the decoded tokens replaced by the predictions."""
+    decoded = batch["decoded"]
+    true = take_tokens(values, decoded)
+    target = next((t for t in trainer.objective.targets if t.kind == "pixels"), None)
+    if target is None:
+        strength = next(iter(predictions.values())).float().square().mean(-1, keepdim=True).sqrt()
+        made = strength.expand_as(true)
+        made = made / made.amax().clamp_min(1e-6) * values.amax()
+    else:
+        layout = trainer.objective.layout
+        made = _denormalise(predictions["pixels"].float(), true, layout, target.norm, batch)
+    return values.scatter(1, decoded[..., None].expand_as(made), made)
+
+
+def _denormalise(
+    made: Tensor, true: Tensor, layout: PixelLayout, norm: str, batch: Batch
+) -> Tensor:
+    """Return predictions of normalised targets in pixel units, by the true mean and spread of each token."""
+    if norm == "none":
+        return made
+    if norm == "videomae":
+        channels = batch["pixels"].shape[1]
+        tubes = true.unflatten(-1, (-1, channels))
+        std, mean = torch.std_mean(tubes, dim=-2, keepdim=True)
+        return (made.unflatten(-1, (-1, channels)) * (std + NORM_EPS) + mean).flatten(-2)
+    if layout.groups:
+        counts = group_counts(
+            layout, batch["visible"].shape[1] + batch["masked"].shape[1], made.device
+        )
+        counts = counts[batch["decoded"]][..., None]
+        mean = true.sum(-1, keepdim=True) / counts
+        variance = (true.square().sum(-1, keepdim=True) - counts * mean.square()) / (counts - 1)
+        return made * (variance.clamp_min(0) + NORM_EPS) ** 0.5 + mean
+    variance, mean = torch.var_mean(true, dim=-1, keepdim=True)
+    return made * (variance + NORM_EPS) ** 0.5 + mean
+
+
+def _range(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the 1 and 99 % points of each channel, so that any sensor shows up."""
+    flat = inputs.transpose(0, 1).flatten(1).float()
+    step = max(1, flat.shape[1] // 100_000)
+    points = torch.quantile(flat[:, ::step], torch.tensor([0.01, 0.99], device=flat.device), dim=1)
+    shape = (1, -1) + (1,) * (inputs.ndim - 2)
+    return points[0].view(shape), points[1].view(shape) + 1e-6
+
+
+def _png(shown: Tensor) -> bytes:
+    """Return the PNG of (B, rows, C, [T,] H, W) in [0, 1]."""
+    frames = shown if shown.ndim == 6 else shown.unsqueeze(3)
+    rgb = _as_rgb(frames.cpu().numpy())
+    b, rows, t, h, w, _ = rgb.shape
+    scale = max(1, -(-EDGE // h))
+    sheet = np.full(
+        (b * (rows * (h * scale + GAP) + GAP), t * (w * scale + GAP), 3), 255, dtype=np.uint8
+    )
+    for i, j, k in np.ndindex(b, rows, t):
+        tile = np.repeat(np.repeat(rgb[i, j, k], scale, 0), scale, 1)
+        top = i * (rows * (h * scale + GAP) + GAP) + j * (h * scale + GAP)
+        left = k * (w * scale + GAP)
+        sheet[top : top + h * scale, left : left + w * scale] = tile
+    done, data = cv2.imencode(".png", np.ascontiguousarray(sheet[..., ::-1]))
+    assert done, "OpenCV encodes any uint8 array as PNG"
+    return bytes(data)
+
+
+def _as_rgb(frames: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return (B, rows, T, H, W, 3) uint8 of (B, rows, C, T, H, W): the first three channels, or one as gray."""
+    picked = frames[:, :, [0, 1, 2]] if frames.shape[2] >= 3 else frames[:, :, [0, 0, 0]]
+    return np.round(picked * 255).astype(np.uint8).transpose(0, 1, 3, 4, 5, 2)

@@ -1,0 +1,262 @@
+"""Recipes: the declarative description of one experiment, from YAML and `key=value` words.
+
+Values come from the defaults below, then the recipe file, then the words; unknown names are errors.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from preprocessing.masks import MaskConfig
+from preprocessing.targets import TargetConfig
+
+from preprocessing.views import ViewConfig
+from storage.fingerprint import fingerprint
+from training.models.config import ModelConfig
+from training.optim import OptimConfig
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+MODALITIES = ("image", "video", "microscopy", "satellite")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataConfig:
+    """What is read, and what is asked of it."""
+
+    dataset: str
+    snapshot: int | None = None
+    "a version of the dataset; None is the newest when the run starts"
+    bands: tuple[str, ...] = ()
+    "channels to read, by name; empty reads all"
+    columns: dict[str, dict[str, Any]] = field(default_factory=dict)
+    "parameters asked of each column that the mask or a target reads"
+    frozen_views: int = 0
+    "0 draws a new view each epoch; K uses K frozen ones, as stored targets need"
+    heldout: int = 256
+    "most held-out samples that the held-out loss looks at"
+
+    def __post_init__(self) -> None:
+        if self.frozen_views < 0 or self.heldout < 0:
+            raise ValueError(
+                f"data: frozen_views is {self.frozen_views}, heldout is {self.heldout}; both must be 0 or more."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """One experiment."""
+
+    name: str
+    paper: str
+    modality: str
+    data: DataConfig
+    view: ViewConfig
+    mask: MaskConfig
+    target: tuple[TargetConfig, ...]
+    model: ModelConfig
+    optim: OptimConfig
+    steps: int
+    batch: int
+    "samples of a global batch, over all ranks and accumulation steps"
+    accumulate: int = 1
+    "parts in which a rank computes its share of a batch"
+    lanes: int = 0
+    "equal cuts of the order; 0 takes the largest of 8, 4, 2, 1 that divides the batch"
+    seed: int = 0
+    precision: str = "fp32"
+    "fp32, bf16 or fp16 autocast"
+    log_every: int = 10
+    save_every: int = 100
+    heldout_every: int = 50
+    keep: int = 3
+    "checkpoints to keep, newest first"
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "batch",
+            "accumulate",
+            "log_every",
+            "save_every",
+            "heldout_every",
+            "keep",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        if self.modality not in MODALITIES:
+            raise ValueError(
+                f"modality is {self.modality!r}; it must be one of {', '.join(MODALITIES)}."
+            )
+        if self.precision not in ("fp32", "bf16", "fp16"):
+            raise ValueError(f"precision is {self.precision!r}; it must be fp32, bf16 or fp16.")
+        if not self.target:
+            raise ValueError("target is empty; a recipe predicts at least one. Add {kind: pixels}.")
+        if self.view.size % self.model.patch:
+            raise ValueError(
+                f"view.size is {self.view.size}, model.patch is {self.model.patch}; the view must hold whole "
+                f"patches. Use view.size={max(self.view.size // self.model.patch, 1) * self.model.patch}."
+            )
+
+
+def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe of this name or path, with `key=value` words applied.
+
+    Raises:
+        FileNotFoundError: no such recipe.
+        ValueError: a name or a value does not fit; the message lists what does.
+    """
+    path = _find_recipe(str(name_or_path))
+    values = yaml.safe_load(path.read_text())
+    if not isinstance(values, dict):
+        raise ValueError(f"{path.name}: holds {type(values).__name__}; a recipe is a mapping.")
+    for word in overrides:
+        _override(values, word)
+    return make_recipe(values)
+
+
+def make_recipe(values: dict[str, Any]) -> Recipe:
+    """Return the recipe of plain values, such as `resolve` returns."""
+    recipe: Recipe = _build(Recipe, values, "")
+    return recipe
+
+
+def resolve(recipe: Recipe) -> dict[str, Any]:
+    """Return every setting as plain JSON values, defaults included."""
+    plain: dict[str, Any] = _plain(asdict(recipe))
+    return plain
+
+
+def recipe_fingerprint(recipe: Recipe) -> str:
+    """Return the SHA-256 of what determines the numbers of a run; how often it logs and saves does not."""
+    values = resolve(recipe)
+    for name in ("name", "paper", "log_every", "save_every", "heldout_every", "keep"):
+        values.pop(name)
+    return fingerprint(values)
+
+
+def list_recipes() -> list[str]:
+    """Return the names of the recipes that come with headrace."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def _find_recipe(name: str) -> Path:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"recipe {name!r}: there is no such file or name. Known: {', '.join(list_recipes())}. "
+            "Give one of these, or the path of a YAML file."
+        )
+    return path
+
+
+def _override(values: dict[str, Any], word: str) -> None:
+    key, equals, text = word.partition("=")
+    if not equals or not key:
+        raise ValueError(
+            f"{word!r} is no override; it must read key=value, such as mask.ratio=0.9."
+        )
+    *parents, last = key.split(".")
+    place: Any = values
+    for name in parents:
+        place = _step_into(place, name, key)
+    if isinstance(place, list):
+        place[_list_index(place, last, key)] = yaml.safe_load(text)
+    else:
+        place[last] = yaml.safe_load(text)
+
+
+def _step_into(place: Any, name: str, key: str) -> Any:  # noqa: ANN401 - YAML values
+    if isinstance(place, list):
+        return place[_list_index(place, name, key)]
+    if not isinstance(place, dict):
+        raise ValueError(
+            f"{key}: the part before {name!r} holds {place!r}, not a group of settings."
+        )
+    return place.setdefault(name, {})
+
+
+def _list_index(place: list[Any], name: str, key: str) -> int:
+    kinds = [entry.get("kind") if isinstance(entry, dict) else None for entry in place]
+    if name in kinds:
+        return kinds.index(name)
+    if name.isdigit() and int(name) < len(place):
+        return int(name)
+    raise ValueError(
+        f"{key}: {name!r} names none of {[kind or i for i, kind in enumerate(kinds)]}. Use a kind or a number."
+    )
+
+
+def _build(kind: Any, values: Any, where: str) -> Any:  # noqa: ANN401 - any dataclass
+    if not isinstance(values, dict):
+        raise ValueError(f"{where or 'recipe'} is {values!r}; it must be a group of settings.")
+    known = {entry.name: entry for entry in fields(kind)}
+    hints = typing.get_type_hints(kind)
+    prefix = f"{where}." if where else ""
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{prefix}{unknown[0]} is unknown. Known: {', '.join(prefix + name for name in known)}."
+        )
+    needed = [n for n, e in known.items() if e.default is MISSING and e.default_factory is MISSING]
+    missing = [name for name in needed if name not in values]
+    if missing:
+        raise ValueError(f"{prefix}{missing[0]} is missing; a recipe must set it.")
+    return kind(
+        **{name: _value(hints[name], value, prefix + name) for name, value in values.items()}
+    )
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - any type
+    """Return a YAML value as its field's type, or say why it cannot be."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _value(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is tuple:
+        return _tuple_value(arguments, value, where)
+    if origin is dict or hint is dict:
+        if not isinstance(value, dict):
+            raise ValueError(f"{where} is {value!r}; it must be a group of settings.")
+        return dict(value)
+    if is_dataclass(hint):
+        return _build(hint, value, where)
+    return _scalar(hint, value, where)
+
+
+def _tuple_value(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:  # noqa: ANN401
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"{where} is {value!r}; it must be a list, such as [a, b].")
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        return tuple(_value(arguments[0], v, f"{where}.{i}") for i, v in enumerate(value))
+    if len(value) != len(arguments):
+        raise ValueError(f"{where} is {value!r}; it must hold {len(arguments)} values.")
+    return tuple(_value(a, v, where) for a, v in zip(arguments, value, strict=True))
+
+
+def _scalar(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - a YAML value
+    if hint is Any or typing.get_origin(hint) is typing.Literal:
+        return value
+    # PyYAML reads 1e-3 as text: YAML 1.1 wants 1.0e-3.
+    if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError as error:
+            raise ValueError(f"{where} is {value!r}; it must be a number.") from error
+    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    if hint is str and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"{where} is {value!r}; it must be of type {hint.__name__}.")
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON values
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value
