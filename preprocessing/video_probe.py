@@ -91,7 +91,7 @@ def probe_video(data: bytes) -> VideoIndex:
         if first is None:
             raise DecodeError("no_frames", f"{container}: none of {len(packets.times)} is a frame")
         if packets.untimed:
-            packets = _count_frames(source, stream)
+            packets = _decode_times(source, stream, first, packets)
         return _index(stream, container, first, packets)
 
 
@@ -156,10 +156,20 @@ def _read_packets(source: InputContainer, stream: VideoStream) -> _Packets:
     return packets
 
 
-def _count_frames(source: InputContainer, stream: VideoStream) -> _Packets:
-    """Decode the rest of a stream whose packets have no usable times, counting its frames."""
-    frames = 1 + sum(1 for _ in source.decode(stream))
-    return _Packets(times=list(range(frames)), keyframes=[0], counted=True)
+def _decode_times(
+    source: InputContainer, stream: VideoStream, first: VideoFrame, packets: _Packets
+) -> _Packets:
+    """Take the times from the decoded frames; where they have none either, count the frames.
+
+    Packets share a time where some are not shown (VP8's alternate references), and have none in
+    containers that store only the decoding order (AVI with B-frames).
+    """
+    times = [first.pts, *(frame.pts for frame in source.decode(stream))]
+    timed = [time for time in times if time is not None]
+    if len(set(timed)) == len(times):
+        keyframes = sorted(set(packets.keyframes) & set(timed))
+        return _Packets(sorted(timed), keyframes, packets.discarded)
+    return _Packets(list(range(len(times))), [0], packets.discarded, counted=True)
 
 
 def _index(stream: VideoStream, container: str, first: VideoFrame, packets: _Packets) -> VideoIndex:

@@ -156,10 +156,9 @@ class _FrameReader:
     ) -> None:
         self.source, self.stream, self.index, self.size = source, stream, index, size
         self.ids = {pts: i for i, pts in enumerate(index.pts)}
-        self.frames = source.decode(stream)
+        self.frames: Iterator[VideoFrame] = iter(source.decode(stream))
         self.last = -1
         "id of the frame decoded last"
-        self.pixels: NDArray[np.uint8] | None = None
 
     def read(self, wanted: int) -> NDArray[np.uint8]:
         """Return (H, W, 3) uint8 of a frame.
@@ -167,46 +166,46 @@ class _FrameReader:
         Raises:
             DecodeError: decode_error, if the frame is damaged or never comes.
         """
-        if wanted == self.last and self.pixels is not None:
-            return self.pixels
-        self._seek(wanted)
+        before = bisect.bisect_right(self.index.keyframes, wanted) - 1
+        keyframe = self.index.keyframes[before] if before >= 0 else 0
+        if wanted <= self.last or keyframe > self.last + 1:
+            self._seek(keyframe)
+        frame = self._decode_until(wanted)
+        if frame is None and keyframe:
+            # Frames just behind an open keyframe need what lies before it; the start always serves.
+            self._seek(0)
+            frame = self._decode_until(wanted)
+        if frame is None:
+            raise DecodeError(
+                "decode_error",
+                f"frame {wanted} of {self.index.frames} is in the index but does not decode",
+            )
+        return upright(to_rgb(frame, *self.size), self.index.rotation)
+
+    def _decode_until(self, wanted: int) -> VideoFrame | None:
+        """Return a frame, None if it is passed over or damaged."""
         for frame in self.frames:
             found = self._id_of(frame)
-            if found is None or found < wanted:
-                continue
-            if found > wanted or frame.is_corrupt:
-                break
-            self.pixels = upright(to_rgb(frame, *self.size), self.index.rotation)
-            return self.pixels
-        raise DecodeError(
-            "decode_error",
-            f"frame {wanted} of {self.index.frames} is in the index but not decodable",
-        )
+            if found == wanted:
+                return None if frame.is_corrupt else frame
+            if found is not None and found > wanted:
+                return None
+        return None
 
     def _id_of(self, frame: VideoFrame) -> int | None:
         """Return which frame this is; None for one that is not shown."""
         if self.index.counted:
-            self.last += 1
-            return self.last
-        found = self.ids.get(frame.pts if frame.pts is not None else -1)
+            found: int | None = self.last + 1
+        else:
+            found = None if frame.pts is None else self.ids.get(frame.pts)
         self.last = self.last if found is None else found
         return found
 
-    def _seek(self, wanted: int) -> None:
-        """Go to the keyframe before a frame, unless decoding on is as short."""
-        before = bisect.bisect_right(self.index.keyframes, wanted) - 1
-        keyframe = self.index.keyframes[before] if before >= 0 else 0
-        if self.index.counted:
-            self._restart_if_behind(wanted)
-        elif wanted <= self.last or keyframe > self.last + 1:
-            self.source.seek(self.index.pts[wanted], stream=self.stream, backward=True)
-            self.frames = self.source.decode(self.stream)
-            self.last = -1
-
-    def _restart_if_behind(self, wanted: int) -> None:
-        if wanted <= self.last:
-            self.source.seek(0, stream=self.stream, backward=True, any_frame=False)
-            self.frames, self.last = self.source.decode(self.stream), -1
+    def _seek(self, keyframe: int) -> None:
+        """Stand before a keyframe; the first stands for the start."""
+        time = 0 if self.index.counted else self.index.pts[keyframe]
+        self.source.seek(time, stream=self.stream, backward=True)
+        self.frames, self.last = iter(self.source.decode(self.stream)), -1
 
 
 def upright(pixels: NDArray[np.uint8], rotation: int) -> NDArray[np.uint8]:
