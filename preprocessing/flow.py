@@ -1,0 +1,115 @@
+"""Dense optical flow between frames, and its form for storage: means of cells, in fixed point.
+
+Flow has (x, y) in its last axis, in pixels, and points to where the content lies in the other frame:
+`frame[j](q) ~ frame[k](q + flow(q))` for flow from j to k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+FLOW_STEP = 1 / 64
+"Stored vectors are whole multiples of this, in px: at most half of it is lost."
+FLOW_LIMIT = 32767 * FLOW_STEP
+"Larger vectors are stored as this, in px."
+_MIN_EDGE = 16
+"DIS refuses frames smaller than its patches at the coarsest scale."
+
+Estimator = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.float32]]
+
+
+def _dis(preset: int) -> Callable[[], Estimator]:
+    def make() -> Estimator:
+        dis = cv2.DISOpticalFlow_create(preset)
+        return lambda source, target: np.asarray(dis.calc(source, target, None), dtype=np.float32)
+
+    return make
+
+
+def _farneback() -> Estimator:
+    def calc(source: NDArray[np.uint8], target: NDArray[np.uint8]) -> NDArray[np.float32]:
+        start = np.zeros((*source.shape, 2), np.float32)
+        field = cv2.calcOpticalFlowFarneback(source, target, start, 0.5, 3, 15, 3, 5, 1.2, 0)
+        return np.asarray(field, dtype=np.float32)
+
+    return calc
+
+
+METHODS: dict[str, Callable[[], Estimator]] = {
+    "dis_ultrafast": _dis(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST),
+    "dis_fast": _dis(cv2.DISOPTICAL_FLOW_PRESET_FAST),
+    "dis_medium": _dis(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM),
+    "farneback": _farneback,
+}
+
+
+def dense_flow(
+    frames: NDArray[np.uint8], *, method: str = "dis_medium", direction: str = "backward"
+) -> NDArray[np.float32]:
+    """Return the flow between neighbouring frames.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB, or (T, H, W) or (T, H, W, 1) gray; T >= 2, edges of at least 16 px.
+        method: one of `METHODS`.
+        direction: "backward" is flow(j -> j-1) for j = 1 .. T-1, "forward" flow(j -> j+1) for j = 0 .. T-2.
+
+    Returns:
+        (T-1, H, W, 2) float32, px.
+    """
+    if method not in METHODS:
+        raise ValueError(f"flow.method is {method!r}. Known: {', '.join(METHODS)}.")
+    if direction not in ("backward", "forward"):
+        raise ValueError(f"flow.direction is {direction!r}; it must be backward or forward.")
+    gray = _gray(frames)
+    if len(gray) < 2 or min(gray.shape[1:]) < _MIN_EDGE:
+        raise ValueError(
+            f"dense_flow: frames are {frames.shape}. At least 2 frames of {_MIN_EDGE}x{_MIN_EDGE} px are needed. "
+            "Ingest with more frames a clip or a larger short side."
+        )
+    estimate = METHODS[method]()
+    pairs = list(zip(gray[:-1], gray[1:], strict=True))
+    if direction == "backward":
+        pairs = [(later, earlier) for earlier, later in pairs]
+    return np.stack([estimate(source, target) for source, target in pairs])
+
+
+def _gray(frames: NDArray[np.uint8]) -> list[NDArray[np.uint8]] | NDArray[np.uint8]:
+    if frames.ndim == 3:
+        return np.ascontiguousarray(frames)
+    if frames.shape[3] == 1:
+        return np.ascontiguousarray(frames[..., 0])
+    return np.stack([cv2.cvtColor(np.ascontiguousarray(f), cv2.COLOR_RGB2GRAY) for f in frames])
+
+
+def cell_means(field: NDArray[np.float32], cell: int) -> NDArray[np.float32]:
+    """Return the mean of every `cell` x `cell` px square of (..., H, W, 2); the last squares may be smaller.
+
+    Returns:
+        (..., ceil(H/cell), ceil(W/cell), 2) float32.
+    """
+    height, width = field.shape[-3:-1]
+    rows, columns = np.arange(0, height, cell), np.arange(0, width, cell)
+    sums = np.add.reduceat(np.add.reduceat(field, rows, axis=-3), columns, axis=-2)
+    counts = np.outer(np.diff(rows, append=height), np.diff(columns, append=width))
+    return (sums / counts[..., None].astype(np.float32)).astype(np.float32)
+
+
+def coarse_flow(flow: NDArray[np.float32], cell: int) -> NDArray[np.float32]:
+    """Return the mean flow of every cell, still in px of the frame: (..., H, W, 2) -> (..., h, w, 2)."""
+    if cell < 1:
+        raise ValueError(f"flow.cell is {cell}; it must be 1 or more. 8 is usual.")
+    return cell_means(flow, cell)
+
+
+def flow_to_int16(flow: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Return flow in steps of 1/64 px: off by at most 1/128 px up to 511.98 px, clipped beyond."""
+    return np.clip(np.rint(flow * (1 / FLOW_STEP)), -32767, 32767).astype(np.int16)
+
+
+def int16_to_flow(stored: NDArray[np.int16]) -> NDArray[np.float32]:
+    """Return stored flow in px."""
+    return stored.astype(np.float32) * np.float32(FLOW_STEP)

@@ -1,0 +1,196 @@
+"""Histograms of oriented gradients as MaskFeat, LocalMIM and FG-MAE use them.
+
+The definition, in float64: reflect-padded Sobel differences, left minus right `gx` and top minus bottom `gy`;
+bin `floor(atan2(gx, gy) / pi * bins) mod bins`; magnitudes summed over a cell; L2 norm over its bins. uint8
+frames take a fast road that looks the bin up by the two integer differences and so decides ties as float64 does.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+_OFFSET = 1020
+"The largest Sobel difference of uint8 pixels: 4 * 255."
+_SHIFT = 11
+_FLOOR = 1e-12
+
+
+def hog_cells(
+    frames: NDArray[Any], cell: int = 8, bins: int = 9, window: int = 0
+) -> NDArray[np.float32]:
+    """Return one gradient histogram per cell, channel and frame.
+
+    Args:
+        frames: (T, H, W, C), any integer or float type. H and W are multiples of `cell`, at least 2.
+        cell: edge of a cell, in pixels.
+        bins: orientation bins over the half circle [0, pi).
+        window: edge of the gaussian that weights the pixels, tiled over the frame; 0 is none (MaskFeat), FG-MAE has 16.
+
+    Returns:
+        (T, H/cell, W/cell, C, bins) float32. Every histogram has L2 norm 1,
+        except that a cell without any gradient is all zeros.
+
+    Raises:
+        ValueError: H or W is not a multiple of `cell`.
+
+    Source: MaskFeat, Wei et al. 2022, arXiv:2112.09133. Hard binning, no block normalisation, no clipping.
+    """
+    _check(frames.shape, cell, bins)
+    parts = [_histograms(frame, cell, bins, window) for frame in frames]
+    t, h, w, c = frames.shape
+    sums = np.stack(parts) if parts else np.zeros((0, (h // cell) * (w // cell) * c * bins))
+    histogram = sums.reshape(t, h // cell, w // cell, c, bins)
+    norm = np.sqrt(np.einsum("...b,...b->...", histogram, histogram))[..., None]
+    return np.asarray(histogram / np.maximum(norm, _FLOOR), dtype=np.float32)
+
+
+def hog_targets(
+    image: NDArray[Any], patch: int = 16, cell: int = 8, bins: int = 9, window: int = 0
+) -> NDArray[np.float32]:
+    """Return the descriptor of every patch of an image.
+
+    Args:
+        image: (H, W, C); H and W are multiples of `patch`, `patch` is one of `cell`.
+
+    Returns:
+        (H/patch * W/patch, C * bins * k * k) float32, k = patch / cell; patches in raster order, values in the
+        order channel, bin, cell row, cell column.
+    """
+    if patch % cell:
+        raise ValueError(
+            f"hog_targets: a patch of {patch} px does not hold whole cells of {cell} px. "
+            f"Use a cell that divides {patch}."
+        )
+    return cells_to_patches(hog_cells(image[None], cell, bins, window)[0], patch // cell)
+
+
+def cells_to_patches(cells: NDArray[np.float32], edge: int) -> NDArray[np.float32]:
+    """Return (h, w, C, bins) cells joined to patches of `edge` x `edge` cells: (N, C * bins * edge * edge)."""
+    h, w, c, bins = cells.shape
+    if h % edge or w % edge:
+        raise ValueError(
+            f"cells_to_patches: {h}x{w} cells do not divide into patches of {edge}x{edge} cells. "
+            "Crop the frame to a multiple of the patch."
+        )
+    split = cells.reshape(h // edge, edge, w // edge, edge, c, bins)
+    return split.transpose(0, 2, 4, 5, 1, 3).reshape(h // edge * (w // edge), -1)
+
+
+def hog_scales(
+    image: NDArray[Any], cells: tuple[int, ...] = (4, 8, 16, 32), bins: int = 9
+) -> list[NDArray[np.float32]]:
+    """Return LocalMIM's targets: for each cell edge, (cells, C * bins) in raster order, values (channel, bin)."""
+    return [hog_targets(image, cell, cell, bins) for cell in cells]
+
+
+def hog_to_uint8(hog: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return values in [0, 1] in steps of 1/255: off by at most 1/510."""
+    return np.rint(np.clip(hog, 0, 1) * 255).astype(np.uint8)
+
+
+def uint8_to_hog(stored: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return stored values in [0, 1]."""
+    return stored.astype(np.float32) * np.float32(1 / 255)
+
+
+def _check(shape: tuple[int, ...], cell: int, bins: int) -> None:
+    _, h, w, _ = shape
+    if cell < 1 or not 1 <= bins <= 255:
+        raise ValueError(
+            f"hog.cell is {cell}, hog.bins is {bins}; cell must be 1 or more, bins 1 to 255."
+        )
+    if h % cell or w % cell or min(h, w) < 2:
+        raise ValueError(
+            f"hog_cells: frame is {h}x{w} px, which does not divide into {cell} px cells. "
+            f"Resize or crop both edges to a multiple of {cell}, at least 2."
+        )
+
+
+def _histograms(frame: NDArray[Any], cell: int, bins: int, window: int) -> NDArray[np.float64]:
+    """Return the sums of magnitudes of a (H, W, C) frame, flat in the order (row, column, channel, bin)."""
+    oriented, magnitude = (_oriented_uint8 if frame.dtype == np.uint8 else oriented_exact)(
+        frame, bins
+    )
+    h, w, c = frame.shape
+    if window:
+        magnitude = magnitude * _tiled_window(window, h, w)[:, :, None]
+    slots = oriented + _first_slots(h, w, c, cell, bins)
+    total = h // cell * (w // cell) * c * bins
+    return np.bincount(slots.ravel(), magnitude.ravel(), minlength=total)
+
+
+def oriented_exact(frame: NDArray[Any], bins: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the bin (int64) and magnitude (float64) of each pixel of (H, W, C), in float64: the definition."""
+    padded = np.pad(frame.astype(np.float64), ((1, 1), (1, 1), (0, 0)), mode="reflect")
+    down = padded[:-2] + 2 * padded[1:-1] + padded[2:]
+    gx = down[:, :-2] - down[:, 2:]
+    across = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
+    gy = across[:-2] - across[2:]
+    return _bin(gx, gy, bins), np.sqrt(gx * gx + gy * gy)
+
+
+def _bin(gx: NDArray[np.float64], gy: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
+    return np.floor(np.arctan2(gx, gy) / math.pi * bins).astype(np.int64) % bins
+
+
+def _oriented_uint8(frame: NDArray[np.uint8], bins: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return what `oriented_exact` does for uint8: the same bins, magnitudes in float32."""
+    # cv2 differences run the other way: right minus left, bottom minus top. The table knows.
+    frame = np.ascontiguousarray(frame)
+    shape = frame.shape
+    dx = cv2.Sobel(frame, cv2.CV_16S, 1, 0, ksize=3, borderType=cv2.BORDER_REFLECT_101).reshape(
+        shape
+    )
+    dy = cv2.Sobel(frame, cv2.CV_16S, 0, 1, ksize=3, borderType=cv2.BORDER_REFLECT_101).reshape(
+        shape
+    )
+    index = dx.astype(np.int64)
+    index <<= _SHIFT
+    index += dy
+    index += (_OFFSET << _SHIFT) + _OFFSET
+    magnitude = cv2.magnitude(dx.astype(np.float32), dy.astype(np.float32))
+    return np.take(_bin_table(bins), index, mode="clip"), magnitude.reshape(shape)
+
+
+@lru_cache(maxsize=4)
+def _bin_table(bins: int) -> NDArray[np.uint8]:
+    """Return the bin of every pair of integer differences, flat: entry `(dx + 1020) * 2048 + dy + 1020`."""
+    steps = np.arange(1 << _SHIFT, dtype=np.float64) - _OFFSET
+    table = np.empty((2 * _OFFSET + 1, 1 << _SHIFT), np.uint8)
+    for row, dx in enumerate(steps[: 2 * _OFFSET + 1]):
+        table[row] = _bin(-np.full_like(steps, dx), -steps, bins)
+    return table.reshape(-1)
+
+
+@lru_cache(maxsize=16)
+def _first_slots(h: int, w: int, c: int, cell: int, bins: int) -> NDArray[np.int64]:
+    """Return, for each pixel (H, W, C), the slot of bin 0 of its cell."""
+    rows, columns = np.arange(h) // cell, np.arange(w) // cell
+    cells = rows[:, None] * (w // cell) + columns
+    slots = (cells[:, :, None] * c + np.arange(c)) * bins
+    slots.setflags(write=False)
+    return slots
+
+
+def gaussian_window(size: int) -> NDArray[np.float64]:
+    """Return the (size, size) weights of FG-MAE's gaussian window; they sum to 1."""
+    n = np.arange(size) - (size - 1) / 2
+    edge = np.exp(-0.5 * (n / (size // 2)) ** 2)
+    kernel = np.outer(edge, edge)
+    return kernel / kernel.sum()
+
+
+@lru_cache(maxsize=16)
+def _tiled_window(size: int, h: int, w: int) -> NDArray[np.float32]:
+    if size < 2:
+        raise ValueError(
+            f"hog.window is {size}; it must be 0 for none, or 2 or more. FG-MAE has 16."
+        )
+    tiles = np.tile(gaussian_window(size), (-(-h // size), -(-w // size)))
+    return tiles[:h, :w].astype(np.float32)

@@ -1,0 +1,47 @@
+"""Random numbers that depend on what they are for, never on who draws them.
+
+A generator is a function of (seed, epoch, sample, purpose) alone. The four numbers are the key and the high
+half of the counter of Philox, a counter-based generator: different numbers give streams that cannot meet
+before 2**128 draws, however alike the numbers are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+PURPOSES = {
+    "view": 1,
+    "mask": 2,
+    "decoded": 3,
+    "noise": 4,
+    "substitute": 5,
+    "frames": 6,
+    "season": 7,
+    "heldout": 8,
+    "demo": 9,
+}
+"What numbers are drawn for. A number, once given, is never given to another purpose."
+
+_WORD = 2**64 - 1
+
+
+def generator(seed: int, epoch: int, sample: int, purpose: str) -> np.random.Generator:
+    """Return the generator of one random choice.
+
+    Args:
+        seed: seed of the run.
+        epoch: pass over the data, or the number of a frozen view.
+        sample: id of the sample, 64 bits, signed or not.
+        purpose: one of `PURPOSES`.
+
+    Raises:
+        ValueError: the purpose is unknown.
+    """
+    if purpose not in PURPOSES:
+        raise ValueError(
+            f"purpose {purpose!r} is unknown. Known: {', '.join(PURPOSES)}. "
+            "Give it a number of its own in preprocessing/randomness.py."
+        )
+    key = np.array([int(seed) & _WORD, PURPOSES[purpose]], dtype=np.uint64)
+    counter = np.array([0, 0, int(epoch) & _WORD, int(sample) & _WORD], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))

@@ -1,0 +1,92 @@
+"""What the decoder must predict, and the targets that are made from the pixels of the stream."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from preprocessing.hog import hog_targets
+
+KINDS = ("pixels", "hog", "ndi", "features")
+_SOURCES = ("online", "column")
+_NORMS = ("none", "mae", "videomae")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TargetConfig:
+    """One thing to predict for each token."""
+
+    kind: str = "pixels"
+    "one of `KINDS`"
+    source: str = "online"
+    "computed on the batch, or read from the derived column of the same name"
+    cell: int = 8
+    "hog: edge of a cell, px"
+    bins: int = 9
+    "hog: orientation bins"
+    window: int = 0
+    "hog: edge of the gaussian window, px; 0 is none"
+    weight: float = 1.0
+    "share in the loss"
+    norm: str = "none"
+    "per token: none, mae (all values together) or videomae (each channel)"
+    fourier: float = 0.0
+    "pixels: share of the Fourier term in the loss (microscopy has 0.01)"
+
+    def __post_init__(self) -> None:
+        for name, known in (("kind", KINDS), ("source", _SOURCES), ("norm", _NORMS)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"target.{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}."
+                )
+        if self.cell < 1 or not 1 <= self.bins <= 255 or self.window < 0 or self.window == 1:
+            raise ValueError(
+                f"target has cell={self.cell}, bins={self.bins}, window={self.window}; cell must be 1 or more, "
+                "bins 1 to 255, window 0 or 2 and more. MaskFeat has 8, 9 and 0."
+            )
+        if self.weight <= 0:
+            raise ValueError(f"target.weight is {self.weight}; it must be above 0. 1 is usual.")
+        if not 0 <= self.fourier < 1:
+            raise ValueError(
+                f"target.fourier is {self.fourier}; it must be at least 0 and below 1. 0.01 is usual."
+            )
+
+
+def token_frames(
+    pixels: NDArray[Any], tubelet: int = 1, *, channels_first: bool = False
+) -> NDArray[Any]:
+    """Return the frame that stands for each time of the token grid: (t, H, W, C).
+
+    Args:
+        pixels: (H, W, C), (T, H, W, C), or with `channels_first` (C, H, W). A clip gives every `tubelet`-th frame.
+    """
+    if channels_first:
+        return pixels.transpose(1, 2, 0)[None]
+    return pixels[None] if pixels.ndim == 3 else pixels[::tubelet]
+
+
+def target_from_pixels(
+    pixels: NDArray[Any],
+    config: TargetConfig,
+    patch: int,
+    tubelet: int = 1,
+    *,
+    channels_first: bool = False,
+) -> NDArray[np.float32]:
+    """Return the target of every token that the stream makes from a viewed sample: (N, P) float32.
+
+    Raises:
+        ValueError: the target is not made from pixels here; the objective makes it, or a column holds it.
+    """
+    if config.kind != "hog":
+        raise ValueError(
+            f"target {config.kind} is not made in the stream; only hog is. "
+            "The objective makes pixel targets; others come from a column."
+        )
+    frames = token_frames(pixels, tubelet, channels_first=channels_first)
+    return np.concatenate(
+        [hog_targets(frame, patch, config.cell, config.bins, config.window) for frame in frames]
+    )
