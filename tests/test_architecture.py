@@ -1,4 +1,4 @@
-"""The house holds: imports point one way, training starts without Ray and Prefect, preprocessing opens no file."""
+"""The house holds: imports point one way, training starts alone, preprocessing opens no file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FILE_CALLS = {
 
 
 def imported(path: Path) -> Iterator[str]:
-    """Yield the dotted name of every module that a file imports, at its top or inside a function."""
+    """Yield the dotted name of each module that a file imports, at its top or in a function."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -86,7 +86,7 @@ def test_package_files_hold_a_docstring_only(layer: str) -> None:
 
 
 def file_openings(path: Path) -> list[str]:
-    """Return what in a file would reach a disk or a network: an import, `open(...)`, cv2's readers."""
+    """Return what in a file would reach a disk or a network: imports, `open`, cv2 readers."""
     found = [name for name in imported(path) if name.split(".")[0] in READS_FILES]
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Call):
