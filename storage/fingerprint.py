@@ -1,4 +1,4 @@
-"""Names for bytes and values: fingerprints that decide what is stale, checksums that find damage."""
+"""Names for bytes and values: fingerprints decide what is stale, checksums find damage."""
 
 from __future__ import annotations
 
@@ -9,17 +9,35 @@ from typing import Any
 import xxhash
 
 
-def canonical_json(value: Any) -> bytes:  # noqa: ANN401 - any JSON value
+def canonical_json(value: Any) -> bytes:
     """Return the one JSON text of a value: sorted keys, no spaces, UTF-8.
 
     Raises:
-        ValueError: a number that JSON does not have (NaN, infinity).
+        ValueError: a number that JSON does not have (NaN, infinity), a key that is no text, or text
+            that is not Unicode.
     """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    _check_keys(value)
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
     return text.encode()
 
 
-def fingerprint(value: Any) -> str:  # noqa: ANN401 - any JSON value
+def _check_keys(value: Any) -> None:
+    """Refuse keys that JSON would turn into text, so that two values could share one text."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"canonical_json: key {key!r} is no text. Use text keys only.")
+            if isinstance(inner, dict | list | tuple):
+                _check_keys(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            if isinstance(inner, dict | list | tuple):
+                _check_keys(inner)
+
+
+def fingerprint(value: Any) -> str:
     """Return the SHA-256 (64 hex digits) of a value's canonical JSON."""
     return sha256_hex(canonical_json(value))
 
@@ -30,5 +48,5 @@ def sha256_hex(data: bytes) -> str:
 
 
 def checksum(data: bytes) -> int:
-    """Return the 64-bit xxh3 of bytes: finds damage at memory speed; it is no defence against forgery."""
+    """Return the 64-bit xxh3 of bytes: finds damage at memory speed, no defence against forgery."""
     return xxhash.xxh3_64_intdigest(data)

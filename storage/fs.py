@@ -1,27 +1,30 @@
-"""A store: a folder or a bucket, opened by its URI. Whatever is written is there whole or not at all.
+"""A store: a folder or a bucket, opened by its URI. What is written is there whole or not at all.
 
-Paths are relative to the store and "/"-separated. Temporary files begin with `.tmp-`; a listing hides them.
+Paths are relative to the store and "/"-separated. Temporary files begin with `.tmp-`; a listing
+hides them. A missing file is a FileNotFoundError; anything else that goes wrong is a StoreError
+that names store and path.
 """
 
 from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs as pafs
 
-TEMPORARY = ".tmp-"
-CONNECT_SECONDS = 10.0
-REQUEST_SECONDS = 60.0
+from storage import local_files, remote
+from storage.local_files import TEMPORARY
+from storage.remote import StoreError
 
-
-class StoreError(OSError):
-    """A store that cannot be opened, read or written."""
+__all__ = ["Entry", "Store", "StoreError", "open_store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,36 +35,12 @@ class Entry:
     size: int
 
 
-@lru_cache(maxsize=32)
-def _filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """Open the filesystem of a URI once a process; returns it with the root path below it."""
-    if "://" not in uri:
-        return pafs.LocalFileSystem(), str(Path(uri).absolute())
-    try:
-        if uri.startswith("s3://"):
-            return _s3(uri)
-        filesystem, root = pafs.FileSystem.from_uri(uri)
-        return filesystem, root.rstrip("/")
-    except (pa.ArrowInvalid, OSError, NotImplementedError) as error:
-        raise StoreError(f"{uri}: cannot be opened ({error}). Use a folder, s3://bucket/path or gs://bucket/path.") from error
-
-
-def _s3(uri: str) -> tuple[pafs.FileSystem, str]:
-    """Open S3 with deadlines; endpoint and scheme come from the URI's query or the usual environment variables."""
-    parts = urlsplit(uri)
-    query = dict(pair.split("=", 1) for pair in parts.query.split("&") if "=" in pair)
-    endpoint = query.get("endpoint_override") or os.environ.get("AWS_ENDPOINT_URL", "")
-    scheme, _, host = endpoint.rpartition("://")
-    options = {
-        "endpoint_override": host or None,
-        "scheme": query.get("scheme") or scheme or "https",
-        "region": query.get("region") or os.environ.get("AWS_DEFAULT_REGION"),
-        "connect_timeout": CONNECT_SECONDS,
-        "request_timeout": REQUEST_SECONDS,
-        "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=5),
-    }
-    filesystem = pafs.S3FileSystem(**{k: v for k, v in options.items() if v is not None})
-    return filesystem, f"{parts.netloc}{parts.path}".rstrip("/")
+@lru_cache(maxsize=256)
+def _local_root(uri: str) -> Path | None:
+    """Return the folder that a URI names; None for a remote one."""
+    if uri.startswith("file://"):
+        return Path(unquote(urlsplit(uri).path))
+    return None if "://" in uri else Path(os.path.abspath(os.path.expanduser(uri)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +51,8 @@ class Store:
 
     def local_path(self, path: str = "") -> Path | None:
         """Return the place of a file on this machine; None for a remote store."""
-        filesystem, root = _filesystem(self.uri)
-        return Path(root) / _checked(path) if isinstance(filesystem, pafs.LocalFileSystem) else None
-
-    def _place(self, path: str) -> tuple[pafs.FileSystem, str]:
-        filesystem, root = _filesystem(self.uri)
-        return filesystem, f"{root.rstrip('/')}/{_checked(path)}" if path else root
+        root = _local_root(self.uri)
+        return None if root is None else root / _checked(path)
 
     def read(self, path: str) -> bytes:
         """Return a file's bytes.
@@ -86,18 +61,26 @@ class Store:
             FileNotFoundError: there is no such file.
         """
         local = self.local_path(path)
-        if local is not None:
-            return local.read_bytes()
-        filesystem, place = self._place(path)
-        with filesystem.open_input_stream(place) as stream:
-            return bytes(stream.read())
+        with self._doing("read", path):
+            if local is not None:
+                return local.read_bytes()
+            filesystem, place = self._place(path)
+            with filesystem.open_input_stream(place) as stream:
+                return bytes(stream.read())
 
     def read_range(self, path: str, offset: int, size: int) -> bytes:
         """Return up to `size` bytes from `offset`; fewer where the file ends."""
+        local = self.local_path(path)
+        with self._doing("read", path):
+            if local is not None:
+                return local_files.read_range(local, offset, size)
+            with self.open_remote_file(path) as file:
+                return bytes(file.read_at(size, offset))
+
+    def open_remote_file(self, path: str) -> Any:
+        """Return an open file of a remote store; threads may share its `read_at(size, offset)`."""
         filesystem, place = self._place(path)
-        with filesystem.open_input_file(place) as file:
-            file.seek(offset)
-            return bytes(file.read(size))
+        return filesystem.open_input_file(place)
 
     def size(self, path: str) -> int:
         """Return a file's size in bytes.
@@ -105,46 +88,64 @@ class Store:
         Raises:
             FileNotFoundError: there is no such file.
         """
-        info = self._info(path)
-        if info.type != pafs.FileType.File:
+        size = self._size(path)
+        if size is None:
             raise FileNotFoundError(f"{self.uri}: holds no file {path!r}.")
-        return int(info.size)
+        return size
 
     def exists(self, path: str) -> bool:
         """Say whether there is such a file (a folder is none)."""
-        return bool(self._info(path).type == pafs.FileType.File)
+        return self._size(path) is not None
 
-    def _info(self, path: str) -> pafs.FileInfo:
-        filesystem, place = self._place(path)
-        return filesystem.get_file_info(place)
+    def _size(self, path: str) -> int | None:
+        local = self.local_path(path)
+        with self._doing("look at", path):
+            if local is not None:
+                return local.stat().st_size if local.is_file() else None
+            filesystem, place = self._place(path)
+            info = filesystem.get_file_info(place)
+            return int(info.size) if info.type == pafs.FileType.File else None
 
     def write(self, path: str, data: bytes) -> None:
-        """Write a file whole or not at all: on a disk temporary file, fsync, rename; remotely one PUT."""
-        local = self.local_path(path)
-        if local is None:
-            filesystem, place = self._place(path)
+        """Write a file whole or not at all, replacing one that is there. Makes folders.
+
+        On a disk: temporary file, fsync, rename, fsync of the folder. In an object store: one
+        upload, which shows when it is complete. Elsewhere (HDFS): temporary file and rename.
+        """
+        local = self.local_path(_file(path))
+        with self._doing("write", path):
+            if local is not None:
+                local_files.write_file(local, data)
+            else:
+                self._write_remote(path, data)
+
+    def _write_remote(self, path: str, data: bytes) -> None:
+        filesystem, place = self._place(path)
+        if filesystem.type_name in remote.OBJECT_STORES:
             with filesystem.open_output_stream(place) as stream:
                 stream.write(data)
             return
-        temporary = _write_temporary(local, data)
-        try:
-            os.replace(temporary, local)
-        except OSError:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(local.parent)
+        folder = place.rpartition("/")[0]
+        temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}"
+        filesystem.create_dir(folder, recursive=True)
+        with filesystem.open_output_stream(temporary) as stream:
+            stream.write(data)
+        filesystem.move(temporary, place)
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """Write a file unless it exists; returns whether this call wrote it.
 
-        On a disk a hard link decides, so exactly one of several writers wins. S3 decides by a conditional PUT. Other
-        remote stores are asked first and written then: two writers within that moment can both win.
+        On a disk a hard link decides and on S3 a conditional PUT, so exactly one of several writers
+        wins. Elsewhere (gs, abfs, hdfs: pyarrow has no conditional write) the store is asked first
+        and written then: two writers within that moment can both win, so let one process at a time
+        commit there.
         """
-        local = self.local_path(path)
-        if local is not None:
-            return _link_if_absent(local, data)
-        if self.uri.startswith("s3://"):
-            return _s3_put_if_absent(self.uri, path, data)
+        local = self.local_path(_file(path))
+        with self._doing("write", path):
+            if local is not None:
+                return local_files.write_if_absent(local, data)
+            if self.uri.startswith("s3://"):
+                return remote.s3_put_if_absent(self.uri, path, data)
         if self.exists(path):
             return False
         self.write(path, data)
@@ -152,122 +153,163 @@ class Store:
 
     def list(self, prefix: str = "") -> list[Entry]:
         """Return the files below a folder, sorted by path; none where the folder is missing."""
-        filesystem, root = _filesystem(self.uri)
-        _, place = self._place(prefix)
-        selector = pafs.FileSelector(place, recursive=True, allow_not_found=True)
-        start = len(root.rstrip("/")) + 1
-        found = [
-            Entry(info.path[start:], int(info.size))
-            for info in filesystem.get_file_info(selector)
-            if info.type == pafs.FileType.File and not info.base_name.startswith(TEMPORARY)
-        ]
+        local = self.local_path(prefix)
+        above = f"{prefix}/" if prefix else ""
+        with self._doing("list", prefix):
+            if local is not None:
+                found = [Entry(above + path, size) for path, size in local_files.list_files(local)]
+            else:
+                found = [
+                    Entry(above + path, int(info.size))
+                    for path, info in self._infos(prefix, recursive=True)
+                    if info.type == pafs.FileType.File and not info.base_name.startswith(TEMPORARY)
+                ]
         return sorted(found, key=lambda entry: entry.path)
+
+    def folders(self, prefix: str = "") -> tuple[str, ...]:
+        """Return the names of the folders directly below one, sorted; none where it is missing."""
+        local = self.local_path(prefix)
+        with self._doing("list", prefix):
+            if local is not None:
+                names = local_files.list_folders(local)
+            else:
+                found = self._infos(prefix, recursive=False)
+                names = [path for path, info in found if info.type == pafs.FileType.Directory]
+        return tuple(sorted(names))
+
+    def _infos(self, prefix: str, *, recursive: bool) -> Iterator[tuple[str, Any]]:
+        """Yield (path below the prefix, what pyarrow says of it)."""
+        filesystem, place = self._place(prefix)
+        for info in filesystem.get_file_info(
+            pafs.FileSelector(place, recursive=recursive, allow_not_found=True)
+        ):
+            yield info.path[len(place) :].lstrip("/"), info
 
     def delete(self, path: str) -> None:
         """Remove a file; one that is not there is no error."""
-        if self.exists(path):
-            filesystem, place = self._place(path)
-            filesystem.delete_file(place)
+        local = self.local_path(_file(path))
+        with self._doing("remove", path):
+            if local is not None:
+                local_files.delete_file(local)
+            elif self.exists(path):
+                filesystem, place = self._place(path)
+                filesystem.delete_file(place)
 
     def delete_tree(self, path: str) -> None:
-        """Remove a folder with all that is below it."""
-        filesystem, place = self._place(path)
-        if filesystem.get_file_info(place).type == pafs.FileType.Directory:
-            filesystem.delete_dir(place)
+        """Remove a folder with all that is below it; one that is not there is no error."""
+        local = self.local_path(_file(path))
+        with self._doing("remove", path):
+            if local is not None:
+                local_files.delete_folder(local)
+                return
+            filesystem, place = self._place(path)
+            if filesystem.get_file_info(place).type == pafs.FileType.Directory:
+                filesystem.delete_dir(place)
+
+    def delete_abandoned(self, prefix: str = "") -> int:
+        """Remove temporary files whose writers died, below a folder; returns how many.
+
+        Files that are being written stay: their writers hold a lock. Object stores have no
+        temporary files.
+        """
+        local = self.local_path(prefix)
+        with self._doing("clean", prefix):
+            return local_files.delete_abandoned(local) if local is not None else 0
+
+    def _place(self, path: str) -> tuple[pafs.FileSystem, str]:
+        filesystem, root = remote.open_remote(self.uri)
+        return filesystem, f"{root}/{_checked(path)}" if path else root
+
+    @contextmanager
+    def _doing(self, what: str, path: str) -> Iterator[None]:
+        """Turn an error into one that names store and path; a missing file stays what it is."""
+        try:
+            yield
+        except (FileNotFoundError, StoreError):
+            raise
+        except (OSError, pa.ArrowException) as error:
+            failure = StoreError(
+                f"{self.uri}: could not {what} {path or 'it'} ({error}). "
+                "Check free space, permissions and connection, then run the command again."
+            )
+            failure.errno = getattr(error, "errno", None)
+            raise failure from error
 
 
-def open_store(uri: str | Path) -> Store:
-    """Open a store and check that it can be used; a local folder is made when it is missing.
+def open_store(uri: str | Path, *, writable: bool = True) -> Store:
+    """Open a store and check that it can be used.
+
+    Args:
+        uri: a folder, which is made when it is missing, or s3://bucket/path, gs://bucket/path,
+            hdfs://host/path.
+        writable: False for a command that only reads; then the folder must exist and may be
+            read-only.
 
     Raises:
         StoreError: not reachable, no such bucket, wrong key, or not writable.
     """
-    store = Store(str(uri))
-    local = store.local_path()
+    local = _local_root(str(uri))
+    if local is None:
+        _check_remote(str(uri))
+        return Store(str(uri))
+    if local.exists() and not local.is_dir():
+        raise StoreError(
+            f"{local}: is a file. Give --store the folder that holds the datasets, or a new one."
+        )
+    if not writable and not local.is_dir():
+        raise StoreError(
+            f"{local}: there is no store. Correct --store, or make one with 'headrace ingest'."
+        )
     try:
-        if local is not None:
-            local.mkdir(parents=True, exist_ok=True)
-            if not os.access(local, os.W_OK):
-                raise StoreError(f"{uri}: this folder cannot be written. Change its owner or mode, or use another --store.")
-        else:
-            filesystem, root = _filesystem(store.uri)
-            bucket = root.split("/")[0]
-            if filesystem.get_file_info(bucket).type == pafs.FileType.NotFound:
-                raise StoreError(f"{uri}: there is no bucket {bucket!r}. Make it, or correct --store.")
-    except StoreError:
-        raise
+        local_files.make_folder(local)
     except OSError as error:
-        raise StoreError(f"{uri}: cannot be reached or refused the key ({error}). Check the address and the credentials.") from error
-    return store
+        raise StoreError(f"{local}: cannot be made ({error}). Use another --store.") from error
+    if writable and not os.access(local, os.W_OK | os.X_OK):
+        raise StoreError(
+            f"{local}: this folder cannot be written. Change its owner or mode, or use "
+            "another --store."
+        )
+    return Store(str(local))
+
+
+def _check_remote(uri: str) -> None:
+    """Ask for the bucket, or for the root where there are no buckets.
+
+    Raises:
+        StoreError: not there, not reachable, or the key was refused.
+    """
+    filesystem, root = remote.open_remote(uri)
+    bucket = root.split("/")[0] if filesystem.type_name in remote.OBJECT_STORES else root
+    try:
+        found = filesystem.get_file_info(bucket).type
+    except OSError as error:
+        raise StoreError(
+            f"{uri}: cannot be reached, or refused the key ({error}). Check the address, the "
+            "bucket's name and region, and the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://)."
+        ) from error
+    if found == pafs.FileType.NotFound and filesystem.type_name in remote.OBJECT_STORES:
+        raise StoreError(f"{uri}: there is no bucket {bucket!r}. Make it, or correct --store.")
 
 
 def _checked(path: str) -> str:
-    """Return a relative path that stays in the store.
+    """Return a relative path that stays in the store; empty for the store itself.
 
     Raises:
-        ValueError: absolute, or with `..`.
+        ValueError: absolute, or with an empty part, `.` or `..`.
     """
-    if path.startswith("/") or ".." in PurePosixPath(path).parts or "\0" in path:
-        raise ValueError(f"path {path!r} leaves the store. Use a path below it, without '..'.")
+    if path and ("\0" in path or not {"", ".", ".."}.isdisjoint(path.split("/"))):
+        raise ValueError(
+            f"path {path!r} names no place in a store. Use parts joined by '/', without '..'."
+        )
     return path
 
 
-def _write_temporary(target: Path, data: bytes) -> Path:
-    """Write and fsync a temporary file beside its target."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    return temporary
+def _file(path: str) -> str:
+    """Return a path that is not empty.
 
-
-def _link_if_absent(target: Path, data: bytes) -> bool:
-    temporary = _write_temporary(target, data)
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(target.parent)
-    return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in a folder last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _s3_put_if_absent(uri: str, path: str, data: bytes) -> bool:
-    """Put with `If-None-Match: *`, which pyarrow cannot say; boto3 can."""
-    try:
-        import boto3
-        from botocore.config import Config
-        from botocore.exceptions import ClientError
-    except ImportError as error:
-        raise StoreError(f"{uri}: committing to S3 needs boto3. Install it with 'pip install boto3'.") from error
-    parts = urlsplit(uri)
-    query = dict(pair.split("=", 1) for pair in parts.query.split("&") if "=" in pair)
-    endpoint = os.environ.get("AWS_ENDPOINT_URL")
-    if "endpoint_override" in query:
-        endpoint = f"{query.get('scheme', 'https')}://{query['endpoint_override']}"
-    config = Config(connect_timeout=CONNECT_SECONDS, read_timeout=REQUEST_SECONDS, retries={"max_attempts": 5})
-    client = boto3.client("s3", endpoint_url=endpoint, config=config)
-    key = f"{parts.path.strip('/')}/{path}".lstrip("/")
-    try:
-        client.put_object(Bucket=parts.netloc, Key=key, Body=data, IfNoneMatch="*")
-    except ClientError as error:
-        if error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412):
-            return False
-        raise StoreError(f"{uri}: could not write {path} ({error}).") from error
-    return True
+    Raises:
+        ValueError: it is empty, which would be the store itself.
+    """
+    if not path:
+        raise ValueError("path '' is the store itself. Name a file or folder in it.")
+    return path

@@ -1,17 +1,30 @@
-"""Tables at rest: the manifest of a part, its rejects, the index of a column. Parquet, written whole, verified on read."""
+"""Tables at rest: the manifest of a part, its rejects, the index of a column. Parquet.
+
+A table carries a digest of each of its columns, so that a damaged value is found on reading even
+where nobody keeps the SHA-256 of the file, and where only some of the columns are read.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
-from pyarrow import parquet
+import xxhash
+from pyarrow import compute, parquet
 
-from storage.fingerprint import sha256_hex
+from storage.fingerprint import canonical_json, sha256_hex
 from storage.fs import Store
 
 ROW_GROUP = 100_000
+FORMAT = 1
+_DIGESTS = b"headrace"
+_CHUNK = 1 << 23
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -63,8 +76,21 @@ class ManifestError(RuntimeError):
 
 def write_table(store: Store, path: str, table: pa.Table) -> str:
     """Write a table whole; returns the SHA-256 of its bytes, which depend on the table alone."""
+    record = {
+        "format": FORMAT,
+        "rows": len(table),
+        "columns": {name: column_digest(table[name]) for name in table.column_names},
+    }
+    metadata = {**(table.schema.metadata or {}), _DIGESTS: canonical_json(record)}
     buffer = io.BytesIO()
-    parquet.write_table(table, buffer, compression="zstd", compression_level=1, row_group_size=ROW_GROUP)
+    parquet.write_table(
+        table.replace_schema_metadata(metadata),
+        buffer,
+        compression="zstd",
+        compression_level=1,
+        row_group_size=ROW_GROUP,
+        write_page_checksum=True,
+    )
     data = buffer.getvalue()
     store.write(path, data)
     return sha256_hex(data)
@@ -73,21 +99,140 @@ def write_table(store: Store, path: str, table: pa.Table) -> str:
 def read_table(
     store: Store, path: str, sha256: str | None = None, columns: Sequence[str] | None = None
 ) -> pa.Table:
-    """Read a table, or some of its columns.
+    """Read a table, or some of its columns, and check them against the digests that it carries.
 
     Args:
-        sha256: what `write_table` returned; None trusts the file.
+        sha256: what `write_table` returned: then also the whole file is compared, so another sound
+            table in its place is found too. None where nobody kept it.
 
     Raises:
-        ManifestError: missing, unreadable, or other bytes than were committed.
+        ManifestError: missing, damaged, without one of the columns, or not the table that was
+            committed.
     """
     try:
-        data = store.read(path)
+        source = _open(store, path, sha256)
     except FileNotFoundError as error:
-        raise ManifestError(f"{path}: the file is missing. It was committed; restore it, or ingest again.") from error
-    if sha256 is not None and sha256_hex(data) != sha256:
-        raise ManifestError(f"{path}: its bytes are not the committed ones. Restore the file, or ingest again.")
+        raise ManifestError(
+            f"{path}: the file is missing. It was committed; restore it, or make it again."
+        ) from error
+    wanted = list(columns) if columns is not None else None
     try:
-        return parquet.read_table(io.BytesIO(data), columns=list(columns) if columns else None)
-    except (pa.ArrowException, OSError) as error:
-        raise ManifestError(f"{path}: not a readable Parquet table ({error}). Restore it, or make it again.") from error
+        with source:
+            table = parquet.ParquetFile(source, page_checksum_verification=True).read(wanted)
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
+        raise ManifestError(
+            f"{path}: not a readable Parquet table ({error}). Restore it, or make it again."
+        ) from error
+    return _checked(table, path, wanted)
+
+
+def _open(store: Store, path: str, sha256: str | None) -> Any:
+    """Open a file after comparing its hash; only a remote one is held in memory."""
+    local = store.local_path(path)
+    if local is None:
+        data = store.read(path)
+        found = sha256_hex(data) if sha256 is not None else None
+        source = pa.BufferReader(data)
+    else:
+        found = _file_sha256(str(local)) if sha256 is not None else None
+        source = pa.OSFile(str(local), "rb")
+    if found != sha256:
+        source.close()
+        raise ManifestError(
+            f"{path}: its SHA-256 is {found}, the committed one is {sha256}. "
+            "The file was damaged or replaced; restore it, or make it again."
+        )
+    return source
+
+
+def _file_sha256(path: str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while piece := file.read(_CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _checked(table: pa.Table, path: str, wanted: list[str] | None) -> pa.Table:
+    """Return a table that agrees with the digests in its metadata, without these."""
+    metadata = dict(table.schema.metadata or {})
+    try:
+        record = json.loads(metadata.pop(_DIGESTS))
+        stated, rows, version = record["columns"], record["rows"], record["format"]
+        names = wanted if wanted is not None else sorted(stated)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ManifestError(
+            f"{path}: carries no digests of its columns, so it is damaged or not ours."
+        ) from error
+    if version != FORMAT:
+        raise ManifestError(
+            f"{path}: has format {version}, this version reads {FORMAT}. Update headrace."
+        )
+    missing = [name for name in names if name not in stated or name not in table.column_names]
+    if missing:
+        raise ManifestError(
+            f"{path}: has no column {missing[0]!r}. It has {', '.join(sorted(stated))}."
+        )
+    if len(table) != rows or len(table.column_names) != len(set(names)):
+        raise ManifestError(
+            f"{path}: has {len(table)} rows of {len(table.column_names)} columns, was written with "
+            f"{rows} of {len(set(names))}. Restore it, or make it again."
+        )
+    for name in table.column_names:
+        if column_digest(table[name]) != stated[name]:
+            raise ManifestError(
+                f"{path}: values of column {name!r} are damaged. Restore it, or make it again."
+            )
+    return table.replace_schema_metadata(metadata or None)
+
+
+def column_digest(column: pa.ChunkedArray) -> str:
+    """Return a digest of a column's type and values, however the column is cut into chunks."""
+    streams: defaultdict[str, Any] = defaultdict(xxhash.xxh3_128)
+    for chunk in column.chunks:
+        _feed(chunk, "", streams)
+    parts = [f"{name}={stream.hexdigest()}" for name, stream in sorted(streams.items())]
+    return xxhash.xxh3_128_hexdigest(" ".join((_kind(column.type), *parts)).encode())
+
+
+def _kind(kind: pa.DataType) -> str:
+    """Return a type's name; Parquet may rename the items of a list, which says nothing."""
+    return f"list of {_kind(kind.value_type)}" if pa.types.is_list(kind) else str(kind)
+
+
+def _feed(values: pa.Array, prefix: str, streams: defaultdict[str, Any]) -> None:
+    """Add an array to the streams of its validity (1 byte a value), lengths (8 bytes) and data."""
+    kind = values.type
+    if not len(values):
+        return
+    valid = values.is_valid().to_numpy(zero_copy_only=False)
+    streams[f"{prefix}valid"].update(np.ascontiguousarray(valid))
+    if pa.types.is_list(kind):
+        streams[f"{prefix}lengths"].update(_numbers(compute.list_value_length(values), np.int64))
+        _feed(values.flatten(), f"{prefix}item ", streams)
+    elif pa.types.is_string(kind) or pa.types.is_binary(kind):
+        full = values.fill_null("" if pa.types.is_string(kind) else b"")
+        streams[f"{prefix}lengths"].update(_numbers(compute.binary_length(full), np.int64))
+        streams[f"{prefix}data"].update(_text_bytes(full))
+    elif pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind):
+        streams[f"{prefix}data"].update(_numbers(values))
+    else:
+        raise TypeError(
+            f"column of type {kind}: cannot be written. Use text, bytes, numbers, truth values "
+            "or lists of these."
+        )
+
+
+def _text_bytes(values: pa.Array) -> memoryview:
+    """Return the bytes of an array of text without nulls, end to end."""
+    _, offsets, content = values.buffers()
+    if content is None:
+        return memoryview(b"")
+    bounds = np.frombuffer(offsets, np.int32)[values.offset : values.offset + len(values) + 1]
+    return memoryview(content)[bounds[0] : bounds[-1]]
+
+
+def _numbers(values: pa.Array, dtype: type | None = None) -> Any:
+    """Return contiguous numbers, nulls as 0."""
+    filled = values.fill_null(False if pa.types.is_boolean(values.type) else 0)
+    return np.ascontiguousarray(filled.to_numpy(zero_copy_only=False), dtype)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
-import tarfile
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
+from xxhash import xxh3_64_intdigest
+
+from storage import tar
 from storage.fingerprint import canonical_json, checksum
-from storage.fs import Store
+from storage.fs import Store, StoreError
+from storage.local_files import pread_all
 
 MAX_KEY_BYTES = 80
+_KEY = re.compile(rf"[!-\-0-\[\]-~]{{1,{MAX_KEY_BYTES}}}")  # printable ASCII but . / \ and space
+_EXT = re.compile(r"[a-z0-9]+(\.[a-z0-9]+)*")
 
 
 class ShardError(RuntimeError):
@@ -43,45 +49,39 @@ class Row:
     meta_checksum: int
 
 
-class _TarWriter:
-    """Appends members with fixed time, owner and mode; tells where each one's bytes begin."""
+class _Writer:
+    """Collects the pieces of a tar; tells where each member's data begin."""
 
     def __init__(self) -> None:
-        self.buffer = io.BytesIO()
-        self.tar = tarfile.open(fileobj=self.buffer, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+        self.pieces: list[bytes] = []
+        self.position = 0
 
     def add(self, name: str, data: bytes) -> tuple[int, int, int]:
-        info = tarfile.TarInfo(name)
-        info.size, info.mode = len(data), 0o444
-        self.tar.addfile(info, io.BytesIO(data))
-        padded = -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        return self.tar.offset - padded, len(data), checksum(data)
+        """Append a member; returns (offset, size, checksum) of its data."""
+        header, zeros = tar.header(name, len(data)), tar.padding(len(data))
+        offset = self.position + len(header)
+        self.pieces += (header, data, zeros)
+        self.position = offset + len(data) + len(zeros)
+        return offset, len(data), checksum(data)
 
     def finish(self) -> bytes:
-        self.tar.close()
-        return self.buffer.getvalue()
-
-
-def _check_key(key: str) -> str:
-    if not key or "." in key or "/" in key or not key.isascii() or len(key) > MAX_KEY_BYTES:
-        raise ValueError(
-            f"key {key!r} cannot name a sample. Use 1 to {MAX_KEY_BYTES} ASCII characters without dots and slashes."
-        )
-    return key
+        """Return the whole tar."""
+        return b"".join((*self.pieces, tar.end(self.position)))
 
 
 def pack_shard(samples: Iterable[Sample]) -> tuple[bytes, list[Row]]:
     """Return the tar of the samples and a row for each: `<key>.<ext>`, then `<key>.json`.
 
     Raises:
-        ValueError: a key that is not allowed, or that comes twice.
+        ValueError: a key or extension that is not allowed, or a key that comes twice.
     """
-    writer, rows = _TarWriter(), []
+    writer, rows = _Writer(), list[Row]()
     seen: set[str] = set()
     for sample in samples:
-        if _check_key(sample.key) in seen:
-            raise ValueError(f"key {sample.key!r} comes twice in one shard. Keys name one sample each.")
-        seen.add(sample.key)
+        _check_key(sample.key, seen)
+        _check_ext(sample.ext)
+        if sample.ext == "json":
+            raise ValueError(f"sample {sample.key}: its payload cannot be json, the metadata are.")
         payload = writer.add(f"{sample.key}.{sample.ext}", sample.payload)
         metadata = writer.add(f"{sample.key}.json", canonical_json(sample.metadata))
         rows.append(Row(sample.key, sample.ext, *payload, *metadata))
@@ -91,88 +91,218 @@ def pack_shard(samples: Iterable[Sample]) -> tuple[bytes, list[Row]]:
 def pack_sidecar(
     column: str, ext: str, items: Iterable[tuple[str, bytes]]
 ) -> tuple[bytes, list[tuple[str, int, int, int]]]:
-    """Return the tar of a derived column, members `<key>.<column>.<ext>`, and (key, offset, size, checksum) of each."""
-    writer = _TarWriter()
-    places = [(key, *writer.add(f"{_check_key(key)}.{column}.{ext}", data)) for key, data in items]
+    """Return the tar of a derived column, and (key, offset, size, checksum) of each member.
+
+    Args:
+        items: (key, data), in the order of the base shard; members are `<key>.<column>.<ext>`.
+
+    Raises:
+        ValueError: a key or extension that is not allowed, or a key that comes twice.
+    """
+    _check_ext(ext)
+    writer, places = _Writer(), list[tuple[str, int, int, int]]()
+    seen: set[str] = set()
+    for key, data in items:
+        _check_key(key, seen)
+        places.append((key, *writer.add(f"{key}.{column}.{ext}", data)))
     return writer.finish(), places
 
 
+def _check_key(key: str, seen: set[str]) -> None:
+    if not _KEY.fullmatch(key):
+        raise ValueError(
+            f"key {key!r} cannot name a sample. Use 1 to {MAX_KEY_BYTES} printable ASCII "
+            "characters without dots, slashes and spaces."
+        )
+    if key in seen:
+        raise ValueError(f"key {key!r} comes twice in one shard. Keys name one sample each.")
+    seen.add(key)
+
+
+def _check_ext(ext: str) -> None:
+    if not _EXT.fullmatch(ext):
+        raise ValueError(
+            f"extension {ext!r}: use lower-case letters and digits, such as jpg or npy.zst."
+        )
+
+
 def read_shard(store: Store, path: str, samples: int) -> Iterator[Sample]:
-    """Yield the samples of a whole shard in stored order, checking its structure.
+    """Yield the samples of a whole shard in stored order, after a check of all its structure.
+
+    Payload bytes are checked by `ShardReader`, which has the manifest's checksums; everything else
+    is compared here.
 
     Args:
         samples: how many the manifest says there are.
 
     Raises:
-        ShardError: not a readable tar, a member that is no plain file, members of a sample apart from each other,
-            a key that comes twice, or another number of samples.
+        ShardError: cut short, a byte outside of the payloads that differs, a member that is no
+            plain file, members of a sample apart from each other, a key that comes twice, or
+            another number of samples. Names the sample.
     """
+    data = store.read(path)
+    for payload, metadata in _pairs(data, path, samples):
+        key, _, ext = payload.name.partition(".")
+        text = data[metadata.offset : metadata.offset + metadata.size]
+        try:
+            described = json.loads(text)
+        except ValueError as error:
+            raise ShardError(f"{path}: sample {key} has damaged metadata ({error}).") from error
+        yield Sample(key, ext, data[payload.offset : payload.offset + payload.size], described)
+
+
+def shard_rows(data: bytes, where: str, samples: int | None = None) -> list[Row]:
+    """Return the rows that `pack_shard` gave for these bytes: a manifest made again from its tars.
+
+    Raises:
+        ShardError: as `read_shard`.
+    """
+    view, rows = memoryview(data), []
+    for members in _pairs(data, where, samples):
+        places = [
+            (m.offset, m.size, xxh3_64_intdigest(view[m.offset : m.offset + m.size]))
+            for m in members
+        ]
+        key, _, ext = members[0].name.partition(".")
+        rows.append(Row(key, ext, *places[0], *places[1]))
+    return rows
+
+
+def sidecar_places(data: bytes, where: str) -> list[tuple[str, int, int, int]]:
+    """Return the places that `pack_sidecar` gave for these bytes.
+
+    Raises:
+        ShardError: damaged, or a key comes twice.
+    """
+    view, places = memoryview(data), list[tuple[str, int, int, int]]()
     seen: set[str] = set()
-    for key, members in _samples_of(store.read(path), path):
+    for name, offset, size in _members(data, where):
+        key = name.partition(".")[0]
         if key in seen:
-            raise ShardError(f"{path}: sample {key} comes twice or its members are apart. Ingest this part again.")
+            raise ShardError(f"{where}: sample {key} comes twice. Derive this column again.")
         seen.add(key)
-        names = sorted(members, key=lambda name: name == "json")
-        if len(names) != 2 or names[1] != "json":
-            raise ShardError(f"{path}: sample {key} has the members {names}, wanted a payload and json.")
-        yield Sample(key, names[0], members[names[0]], json.loads(members["json"]))
-    if len(seen) != samples:
-        raise ShardError(
-            f"{path}: holds {len(seen)} samples, its manifest says {samples}. "
-            "The file was cut short or replaced; ingest this part again."
-        )
+        places.append((key, offset, size, xxh3_64_intdigest(view[offset : offset + size])))
+    return places
 
 
-def _samples_of(data: bytes, path: str) -> Iterator[tuple[str, dict[str, bytes]]]:
-    key, members = "", dict[str, bytes]()
+def _members(data: bytes, where: str) -> list[tar.Member]:
+    """Return the members of a tar of ours."""
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            for info in tar:
-                stream = tar.extractfile(info) if info.isreg() else None
-                if stream is None:
-                    raise ShardError(f"{path}: member {info.name!r} is no plain file. This shard is not ours.")
-                content = stream.read()
-                if len(content) != info.size:
-                    raise ShardError(f"{path}: member {info.name!r} is cut short. Ingest this part again.")
-                name, _, column = info.name.partition(".")
-                if name != key and key:
-                    yield key, members
-                    members = {}
-                key, members[column] = name, content
-    except tarfile.TarError as error:
-        raise ShardError(f"{path}: not a readable tar after sample {key or 'none'} ({error}). Ingest this part again.") from error
-    if key:
-        yield key, members
+        return list(tar.members(data))
+    except ValueError as error:
+        raise ShardError(
+            f"{where}: {error}. The file was damaged or replaced; see 'headrace verify'."
+        ) from error
+
+
+def _pairs(data: bytes, where: str, samples: int | None) -> list[tuple[tar.Member, tar.Member]]:
+    """Return (payload, metadata) of every sample."""
+    members = _members(data, where)
+    pairs: dict[str, tuple[tar.Member, tar.Member]] = {}
+    for payload, metadata in zip(members[::2], [*members[1::2], None], strict=False):
+        key, _, ext = payload.name.partition(".")
+        if key in pairs:
+            raise ShardError(f"{where}: sample {key} comes twice. Keys name one sample each.")
+        if metadata is None or metadata.name != f"{key}.json" or ext in ("", "json"):
+            found = "the end" if metadata is None else metadata.name
+            raise ShardError(
+                f"{where}: sample {key} has {payload.name} followed by {found}, wanted its payload "
+                f"and then {key}.json. Members of a sample stand together, once each."
+            )
+        pairs[key] = payload, metadata
+    if samples is not None and len(pairs) != samples:
+        raise ShardError(
+            f"{where}: holds {len(pairs)} samples, its manifest says {samples}. "
+            "The file was cut short or replaced; see 'headrace verify'."
+        )
+    return list(pairs.values())
 
 
 class ShardReader:
-    """Reads members of one shard by place; every read is verified. A local shard stays open."""
+    """Reads members of one shard by place; every read is verified. The shard stays open until `close`.
+
+    Safe for several threads. Neither picklable nor to be kept over a fork of a remote store's
+    process.
+    """
+
+    __slots__ = ("_handle", "_remote", "path", "store", "where")
 
     def __init__(self, store: Store, path: str, where: str) -> None:
+        """Open a shard.
+
+        Args:
+            where: what errors call it, usually `<dataset>/<part>/<shard>`.
+
+        Raises:
+            ShardError: there is no such file.
+        """
         self.store, self.path, self.where = store, path, where
+        self._handle = -1
+        self._remote: Any = None
         local = store.local_path(path)
         try:
-            self.handle = os.open(local, os.O_RDONLY) if local is not None else -1
+            if local is not None:
+                self._handle = os.open(local, os.O_RDONLY)
+            else:
+                self._remote = store.open_remote_file(path)
         except FileNotFoundError as error:
             raise ShardError(f"{where}: the file is missing. See 'headrace verify'.") from error
+        except OSError as error:
+            raise ShardError(f"{where}: cannot be opened ({error}).") from error
 
     def read(self, offset: int, size: int, expected: int, key: str) -> bytes:
         """Return the bytes of a member.
 
+        Args:
+            expected: the checksum in the manifest.
+            key: the sample, for the error.
+
         Raises:
-            ShardError: they are not the bytes that were written.
+            ShardError: they are not the bytes that were written. Names the sample.
         """
-        if self.handle >= 0:
-            data = os.pread(self.handle, size, offset)
-        else:
-            data = self.store.read_range(self.path, offset, size)
-        if checksum(data) != expected:
-            found = "is damaged" if len(data) == size else f"is cut short: {len(data)} of {size} bytes"
-            raise ShardError(f"{self.where}: sample {key} {found}. Find all damage with 'headrace verify'.")
+        try:
+            if self._handle >= 0:
+                data = os.pread(self._handle, size, offset)
+            else:
+                data = self._read_remote(size, offset)
+        except (OSError, OverflowError, MemoryError) as error:
+            self._fail(key, f"cannot be read ({error})", error)
+        if xxh3_64_intdigest(data) == expected and len(data) == size:
+            return data
+        return self._read_again(offset, size, expected, key, data)
+
+    def _read_remote(self, size: int, offset: int) -> bytes:
+        if self._remote is None:
+            raise StoreError("this reader was closed")
+        return bytes(self._remote.read_at(size, offset))
+
+    def _read_again(self, offset: int, size: int, expected: int, key: str, data: bytes) -> bytes:
+        """Complete a read that the system cut short; anything else is damage."""
+        if self._handle >= 0 and 0 < len(data) < size:
+            rest = pread_all(self._handle, size - len(data), offset + len(data))
+            data += rest
+        if len(data) != size:
+            self._fail(key, f"is cut short: {len(data)} of {size} bytes")
+        if xxh3_64_intdigest(data) != expected:
+            self._fail(key, "is damaged: its bytes do not have the manifest's checksum")
         return data
 
+    def _fail(self, key: str, what: str, cause: BaseException | None = None) -> NoReturn:
+        raise ShardError(
+            f"{self.where}: sample {key} {what}. Find all damage with 'headrace verify'."
+        ) from cause
+
     def close(self) -> None:
-        """Close the file."""
-        if self.handle >= 0:
-            os.close(self.handle)
-            self.handle = -1
+        """Close the file; a second time is no error."""
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
+        if self._remote is not None:
+            self._remote.close()
+            self._remote = None
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import random
 import re
+import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from storage.fingerprint import canonical_json, fingerprint
 from storage.fs import Store
 
 FORMAT = 1
+COMMIT_SECONDS = 60.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_NUMBERED = re.compile(r"(\d{6,})\.json")
 
 
 class SnapshotError(RuntimeError):
-    """A snapshot that is damaged or of a format this version cannot read."""
+    """A snapshot that is damaged, of a format this version cannot read, or that cannot be committed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,8 +42,12 @@ class PartEntry:
     spec: dict[str, Any]
     stats: dict[str, Any]
 
+    def content(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Snapshot:
     """A version of a dataset."""
 
@@ -46,19 +55,19 @@ class Snapshot:
     number: int
     parts: tuple[PartEntry, ...]
     settings: dict[str, Any]
+    "what holds for all parts, such as the share held out"
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """SHA-256 over everything the snapshot says."""
         return fingerprint(self._content())
 
     def _content(self) -> dict[str, Any]:
-        parts = [asdict(part) for part in self.parts]
         return {
             "format": FORMAT,
             "dataset": self.dataset,
             "number": self.number,
-            "parts": parts,
+            "parts": [part.content() for part in self.parts],
             "settings": self.settings,
         }
 
@@ -68,13 +77,16 @@ class Snapshot:
 
 
 def check_name(name: str) -> str:
-    """Return a name of a dataset or run that can be a folder.
+    """Return a name of a dataset, column, part or run that can be a folder.
 
     Raises:
         ValueError: it cannot.
     """
     if not _NAME.fullmatch(name):
-        raise ValueError(f"name {name!r}: use 1 to 100 letters, digits, '_', '-' and '.', beginning with a letter or digit.")
+        raise ValueError(
+            f"name {name!r}: cannot name a folder. Use 1 to 100 letters, digits, '_', '-' and '.', "
+            "beginning with a letter or digit."
+        )
     return name
 
 
@@ -88,61 +100,116 @@ def shard_name(number: int) -> str:
     return f"shard-{number:06d}.tar"
 
 
-def _snapshot_path(dataset: str, number: int) -> str:
+def snapshot_path(dataset: str, number: int) -> str:
+    """Return the path of a snapshot."""
     return f"datasets/{check_name(dataset)}/snapshots/{number:06d}.json"
+
+
+def list_snapshots(store: Store, dataset: str) -> list[int]:
+    """Return the numbers of a dataset's snapshots, ascending."""
+    entries = store.list(f"datasets/{check_name(dataset)}/snapshots")
+    found = (_NUMBERED.fullmatch(entry.path.rpartition("/")[2]) for entry in entries)
+    return sorted(int(match[1]) for match in found if match)
 
 
 def list_datasets(store: Store) -> list[str]:
     """Return the names of datasets that have a snapshot."""
-    found = (entry.path.split("/") for entry in store.list("datasets"))
-    return sorted({place[1] for place in found if len(place) == 4 and place[2] == "snapshots"})
+    names = [name for name in store.folders("datasets") if _NAME.fullmatch(name)]
+    return [name for name in names if list_snapshots(store, name)]
 
 
 def read_snapshot(store: Store, dataset: str, number: int | None = None) -> Snapshot | None:
     """Return a snapshot, by default the newest; None where there is none.
 
     Raises:
-        SnapshotError: the file is damaged.
+        SnapshotError: the file is damaged, or is another snapshot's.
     """
     if number is None:
-        names = [entry.path.rsplit("/", 1)[1] for entry in store.list(f"datasets/{check_name(dataset)}/snapshots")]
-        numbers = [int(name.removesuffix(".json")) for name in names if re.fullmatch(r"\d{6}\.json", name)]
+        numbers = list_snapshots(store, dataset)
         if not numbers:
             return None
-        number = max(numbers)
-    path = _snapshot_path(dataset, number)
-    if not store.exists(path):
-        return None
-    return _parse(store.read(path), path)
-
-
-def _parse(data: bytes, path: str) -> Snapshot:
+        number = numbers[-1]
+    path = snapshot_path(dataset, number)
     try:
-        content = json.loads(data)
-        if content["format"] != FORMAT:
-            raise SnapshotError(f"{path}: has format {content['format']}, this version reads {FORMAT}. Update headrace.")
-        parts = tuple(PartEntry(**part) for part in content["parts"])
-        snapshot = Snapshot(content["dataset"], content["number"], parts, content["settings"])
-        stated = content["fingerprint"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise SnapshotError(f"{path}: not a snapshot ({error}). Restore the file.") from error
-    if snapshot.fingerprint != stated:
-        raise SnapshotError(f"{path}: its content does not match its own fingerprint {stated[:12]}. Restore the file.")
+        data = store.read(path)
+    except FileNotFoundError:
+        return None
+    snapshot = _parse(data, path)
+    if (snapshot.dataset, snapshot.number) != (dataset, number):
+        raise SnapshotError(
+            f"{path}: holds snapshot {snapshot.number} of {snapshot.dataset}. "
+            "A snapshot cannot be copied or renamed; restore the file."
+        )
     return snapshot
 
 
-def commit_part(store: Store, dataset: str, part: PartEntry, settings: Mapping[str, Any]) -> Snapshot:
-    """Add a part to a dataset as a new snapshot.
+def _parse(data: bytes, path: str) -> Snapshot:
+    """Return the snapshot whose bytes these are, every one of them."""
+    try:
+        content = json.loads(data)
+        version = content["format"]
+        if version != FORMAT:
+            raise SnapshotError(
+                f"{path}: has format {version}, this version reads {FORMAT}. Update headrace."
+            )
+        parts = tuple(PartEntry(**part) for part in content["parts"])
+        snapshot = Snapshot(content["dataset"], content["number"], parts, content["settings"])
+        stated, same = content["fingerprint"], snapshot.to_json() == data
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise SnapshotError(
+            f"{path}: not a snapshot ({error}). It is damaged; restore the file."
+        ) from error
+    if not same:
+        raise SnapshotError(
+            f"{path}: its content does not match its own fingerprint {str(stated)[:12]}. "
+            "It is damaged; restore the file."
+        )
+    return snapshot
 
-    The loser of a race reads the winner's snapshot and tries the next number. A part that is there already is not
-    added again. The settings are those of the first snapshot.
+
+def commit_part(
+    store: Store, dataset: str, part: PartEntry, settings: Mapping[str, Any]
+) -> Snapshot:
+    """Add a part to a dataset as a new snapshot; returns the snapshot that has it.
+
+    The loser of a race reads the winner's snapshot and tries the next number. A part that is there
+    already is not added again. The settings are those of the first snapshot.
+
+    Raises:
+        SnapshotError: a part of this name but with another manifest is there, or no snapshot could
+            be committed.
     """
+    deadline = time.monotonic() + COMMIT_SECONDS
     while True:
         current = read_snapshot(store, dataset)
-        if current is not None and any(entry.part == part.part for entry in current.parts):
+        if current is not None and _has(current, part):
             return current
-        parts = (*current.parts, part) if current else (part,)
         number = current.number + 1 if current else 1
+        parts = (*current.parts, part) if current else (part,)
         snapshot = Snapshot(dataset, number, parts, current.settings if current else dict(settings))
-        if store.put_if_absent(_snapshot_path(dataset, number), snapshot.to_json()):
+        if store.put_if_absent(snapshot_path(dataset, number), snapshot.to_json()):
             return snapshot
+        if time.monotonic() > deadline:
+            raise SnapshotError(
+                f"{dataset}: snapshot {number} could not be committed in {COMMIT_SECONDS:.0f} s, others "
+                "kept coming first. Run the command again; nothing is lost."
+            )
+        time.sleep(random.uniform(0.001, 0.02))  # not a draw about data: only who waits longer
+
+
+def _has(snapshot: Snapshot, part: PartEntry) -> bool:
+    """Say whether a snapshot has a part.
+
+    Raises:
+        SnapshotError: it has one of the same name that holds other samples.
+    """
+    for entry in snapshot.parts:
+        if entry.part == part.part:
+            if entry.manifest_sha256 != part.manifest_sha256:
+                raise SnapshotError(
+                    f"{snapshot.dataset}: snapshot {snapshot.number} has part {part.part} with manifest "
+                    f"{entry.manifest_sha256[:12]}, now it has {part.manifest_sha256[:12]}. The same "
+                    "inputs gave other bytes; check the versions of the decoders, or use a new dataset."
+                )
+            return True
+    return False
