@@ -285,7 +285,8 @@ def _check_remote(uri: str) -> None:
     except OSError as error:
         raise StoreError(
             f"{uri}: cannot be reached, or refused the key ({error}). Check the address, the "
-            "bucket's name and region, and the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY for s3://)."
+            "bucket's name and region, and the credentials (for s3:// AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY)."
         ) from error
     if found == pafs.FileType.NotFound and filesystem.type_name in remote.OBJECT_STORES:
         raise StoreError(f"{uri}: there is no bucket {bucket!r}. Make it, or correct --store.")

@@ -1,7 +1,7 @@
-"""Remote file systems: opened by pyarrow with deadlines and bounded retries, and the one thing that pyarrow cannot do.
+"""Remote file systems: opened by pyarrow, with deadlines and bounded retries.
 
-That thing is a conditional PUT, by which one of two writers wins. S3 has it (`If-None-Match: *`),
-boto3 can say it.
+One thing pyarrow cannot do is a conditional PUT, by which exactly one of two writers wins. S3 has
+it (`If-None-Match: *`) and boto3 can say it, so that call alone goes through boto3.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def _open_once(uri: str, _process: int) -> tuple[pafs.FileSystem, str]:
         if isinstance(error, StoreError):
             raise
         raise StoreError(
-            f"{uri}: cannot be opened ({error}). Use a folder, s3://bucket/path, gs://bucket/path or hdfs://host/path."
+            f"{uri}: cannot be opened ({error}). "
+            "Use a folder, s3://bucket/path, gs://bucket/path or hdfs://host/path."
         ) from error
     return filesystem, root.rstrip("/")
 
@@ -78,8 +79,8 @@ def s3_place(uri: str) -> S3Place:
     parts = urlsplit(uri)
     if "@" in parts.netloc:
         raise StoreError(
-            f"s3://…@{parts.netloc.rpartition('@')[2]}: holds a key, which would end up in logs and records. "
-            "Give it by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in ~/.aws/credentials."
+            f"s3://…@{parts.netloc.rpartition('@')[2]}: holds a key that logs would "
+            "show. Give it by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in ~/.aws/credentials."
         )
     query = dict(parse_qsl(parts.query))
     unknown = sorted(query.keys() - _S3_QUERY)
@@ -158,8 +159,8 @@ def _s3_client(place: S3Place, _process: int) -> tuple[Any, type[Any], type[Any]
         from botocore.exceptions import BotoCoreError, ClientError
     except ImportError as error:
         raise StoreError(
-            f"s3://{place.bucket}: committing to S3 needs boto3, because pyarrow has no conditional PUT. "
-            "Install it with 'pip install boto3'."
+            f"s3://{place.bucket}: committing to S3 needs boto3, as pyarrow has no conditional "
+            "PUT. Install it with 'pip install boto3'."
         ) from error
     config = Config(
         connect_timeout=CONNECT_SECONDS,

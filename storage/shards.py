@@ -1,4 +1,4 @@
-"""Shards: tars whose bytes depend on their samples alone, and reads of single members that are always verified."""
+"""Shards: tars whose bytes depend on their samples alone, and verified reads of members."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def _pairs(data: bytes, where: str, samples: int | None) -> list[tuple[tar.Membe
 
 
 class ShardReader:
-    """Reads members of one shard by place; every read is verified. The shard stays open until `close`.
+    """Reads members of one shard by place, each of them verified; it stays open until `close`.
 
     Safe for several threads. Neither picklable nor to be kept over a fork of a remote store's
     process.

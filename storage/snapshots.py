@@ -21,7 +21,7 @@ _NUMBERED = re.compile(r"(\d{6,})\.json")
 
 
 class SnapshotError(RuntimeError):
-    """A snapshot that is damaged, of a format this version cannot read, or that cannot be committed."""
+    """A snapshot that is damaged, of a newer format, or that cannot be committed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -191,8 +191,8 @@ def commit_part(
             return snapshot
         if time.monotonic() > deadline:
             raise SnapshotError(
-                f"{dataset}: snapshot {number} could not be committed in {COMMIT_SECONDS:.0f} s, others "
-                "kept coming first. Run the command again; nothing is lost."
+                f"{dataset}: snapshot {number} could not be committed in {COMMIT_SECONDS:.0f} s, "
+                "others kept coming first. Run the command again; nothing is lost."
             )
         time.sleep(random.uniform(0.001, 0.02))  # not a draw about data: only who waits longer
 
@@ -207,9 +207,10 @@ def _has(snapshot: Snapshot, part: PartEntry) -> bool:
         if entry.part == part.part:
             if entry.manifest_sha256 != part.manifest_sha256:
                 raise SnapshotError(
-                    f"{snapshot.dataset}: snapshot {snapshot.number} has part {part.part} with manifest "
-                    f"{entry.manifest_sha256[:12]}, now it has {part.manifest_sha256[:12]}. The same "
-                    "inputs gave other bytes; check the versions of the decoders, or use a new dataset."
+                    f"{snapshot.dataset}: snapshot {snapshot.number} has part {part.part} with "
+                    f"manifest {entry.manifest_sha256[:12]}, now {part.manifest_sha256[:12]}. "
+                    "The same inputs gave other bytes; check the versions of the decoders, or use "
+                    "a new dataset."
                 )
             return True
     return False

@@ -1,4 +1,4 @@
-"""The tar bytes of a shard: one layout, so that the same members give the same bytes and any other byte is damage.
+"""The tar bytes of a shard: one layout, so that the same members give the same bytes.
 
 A member is a 512-byte USTAR header (mode 0444, owner 0, time 0), the data, and zeros up to a
 multiple of 512. Names over 100 bytes come in a GNU long-name record before it. The end is zeros, up
@@ -88,7 +88,7 @@ def end(position: int) -> bytes:
 
 
 def members(data: bytes) -> Iterator[Member]:
-    """Yield the members of a shard, having compared every byte outside of their data with what it must be.
+    """Yield the members of a shard, comparing all other bytes with what they must be.
 
     Raises:
         ValueError: the first byte that differs, and after which member. The caller adds the shard's
