@@ -138,7 +138,7 @@ def _check_whole(data: bytes) -> None:
     said = 0
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         said = 8 + int.from_bytes(data[4:8], "little")
-    elif data[:2] == b"BM" and len(data) > 54:
+    elif data[:2] == b"BM" and data[6:10] == bytes(4):
         said = int.from_bytes(data[2:6], "little")
     elif data[:6] in (b"GIF87a", b"GIF89a") and data.rstrip(b"\x00")[-1:] != b";":
         raise DecodeError("truncated", f"GIF of {len(data)} bytes without its end mark")

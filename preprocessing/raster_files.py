@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 import rasterio
 import tifffile
 from numpy.typing import NDArray
-from rasterio.errors import RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.io import MemoryFile
 
 from preprocessing.errors import DecodeError
@@ -26,8 +27,10 @@ from preprocessing.tiff_structure import check_tiff, is_tiff
 
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM")
 _JP2 = (b"\x00\x00\x00\x0cjP  ", b"\xff\x4f\xff\x51")
-MAX_VALUES = 2**31
-"values of one page; more are refused from the header"
+_TAIL = 65536
+"bytes at the end among which a JPEG 2000 has its end marker, whatever boxes follow"
+MAX_VALUES = 2**30
+"values of one file, over all its pages; more are refused from the header"
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,18 +222,19 @@ def decode_geotiff(data: bytes) -> RasterImage:
         check_tiff(data, sparse=True, max_values=MAX_VALUES)
     elif data.startswith(_JP2):
         driver = "JP2OpenJPEG"
+        if b"\xff\xd9" not in data[-_TAIL:]:
+            raise DecodeError("truncated", f"JPEG 2000 of {len(data)} bytes without its end marker")
     else:
         raise DecodeError(
             "unrecognised_format", f"neither TIFF nor JPEG 2000; starts with {data[:16]!r}"
         )
     options = {"GDAL_PAM_ENABLED": "NO", "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
     try:
-        with (
-            rasterio.Env(**options),
-            MemoryFile(data) as memory,
-            memory.open(driver=driver) as file,
-        ):
-            return _read_geotiff(file)
+        with warnings.catch_warnings(), rasterio.Env(**options), MemoryFile(data) as memory:
+            # That there is no georeference is in the result; it needs no warning.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with memory.open(driver=driver) as file:
+                return _read_geotiff(file)
     except RasterioError as error:
         # Behind rasterio's error stands GDAL's, which says what was wrong.
         raise DecodeError("decode_error", f"GDAL: {error.__cause__ or error}") from error

@@ -107,33 +107,32 @@ def _check_extent(data: bytes, begin: int, size: int) -> None:
         )
 
 
-def check_tiff(data: bytes, *, sparse: bool = False, max_values: int = 2**31) -> list[Directory]:
+def check_tiff(data: bytes, *, sparse: bool = False, max_values: int = 2**30) -> list[Directory]:
     """Return the pages of a TIFF whose pixel data all lie inside the file.
 
     Args:
         data: the whole file.
         sparse: allow strips that were never written (offset and size 0), as GDAL does for nodata.
-        max_values: refuse larger pages (width x height x samples), from the header.
+        max_values: refuse more (width x height x samples, over all pages), from the header.
 
     Raises:
         DecodeError: truncated, too_large or decode_error.
     """
     pages = read_directories(data)
+    total = 0
     for number, page in enumerate(pages):
         values = page.width * page.height * page.tags.get(277, (1,))[0]
         if not values:
             raise DecodeError(
                 "decode_error", f"TIFF page {number}: {page.width}x{page.height} pixels"
             )
-        if values > max_values:
-            raise DecodeError(
-                "too_large",
-                f"TIFF page {number}: {values} values; at most {max_values} are decoded",
-            )
+        total += values
         if len(page.offsets) != len(page.sizes) or not page.offsets:
             raise DecodeError("decode_error", f"TIFF page {number}: no list of strips or tiles")
         if not sparse and 0 in page.sizes:
             raise DecodeError("truncated", f"TIFF page {number}: a strip was never written")
+    if total > max_values:
+        raise DecodeError("too_large", f"TIFF of {total} values; at most {max_values} are decoded")
     _check_extents(pages, len(data))
     return pages
 

@@ -132,9 +132,9 @@ def rasterise_vectors(
     if vectors is not None:
         past = vectors[vectors["source"] < 0]
         motion = np.stack([past["motion_x"], past["motion_y"]], -1) / past["motion_scale"][:, None]
-        for size in np.unique(np.stack([past["w"], past["h"]], -1), axis=0):
-            same = (past["w"] == size[0]) & (past["h"] == size[1])
-            _fill_blocks(cells, past[same], motion[same])
+        sizes = past["w"].astype(int) << 16 | past["h"]
+        for size in np.unique(sizes):
+            _fill_blocks(cells, past[sizes == size], motion[sizes == size])
     dense = cells.repeat(_CELL, 0).repeat(_CELL, 1)
     return dense[:height, :width]
 

@@ -107,6 +107,8 @@ def opened(data: bytes, container: str) -> Iterator[tuple[InputContainer, VideoS
             if not source.streams.video:
                 raise DecodeError("no_video_stream", f"{container} without a video stream")
             stream = source.streams.video[0]
+            if stream.codec_context is None:
+                raise DecodeError("decode_error", f"{container}: a codec without a decoder here")
             stream.thread_type = "NONE"
             stream.codec_context.thread_count = 1
             yield source, stream
@@ -180,7 +182,7 @@ def _index(stream: VideoStream, container: str, first: VideoFrame, packets: _Pac
     time_base = Fraction(stream.time_base or Fraction(1, 1000))
     if packets.counted:
         time_base = 1 / Fraction(stream.average_rate or 25)
-    span = float((pts[-1] - pts[0]) * time_base)
+    span = (pts[-1] - pts[0]) * time_base
     nominal = float(stream.average_rate or 0)
     steps = {b - a for a, b in pairwise(pts)}
     # A container of milliseconds rounds 1/30 s to 33 and 34: one tick is not a variable rate.
@@ -190,7 +192,7 @@ def _index(stream: VideoStream, container: str, first: VideoFrame, packets: _Pac
     return VideoIndex(
         pts=tuple(pts),
         time_base=time_base,
-        fps=(len(pts) - 1) / span if span > 0 else nominal or 1.0,
+        fps=float((len(pts) - 1) / span) if span > 0 else nominal or 1.0,
         width=first.height if turned else first.width,
         height=first.width if turned else first.height,
         rotation=rotation,

@@ -1,0 +1,156 @@
+"""Pictures: what each kind decodes to, what is refused, what a shard stores."""
+
+from __future__ import annotations
+
+import io
+import pickle
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from preprocessing.errors import DecodeError
+from preprocessing.image_headers import read_header
+from preprocessing.images import decode_image, encode_image
+from preprocessing.payloads import Encoded, decode_payload
+from tests.unit.preprocessing.raw_media import SHARED, needs_shared, picture, smooth
+
+PHOTO = smooth(60, 90)
+
+
+def reason(data: bytes, **options: int) -> str:
+    with pytest.raises(DecodeError) as caught:
+        decode_image(data, **options)
+    return caught.value.reason_class
+
+
+def pillow_bytes(image: Image.Image, format: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(("ext", "name"), [(".png", "png"), (".bmp", "bmp"), (".tiff", "tif")])
+def test_lossless_formats_decode_exactly(ext: str, name: str) -> None:
+    data = picture(ext, PHOTO)
+    assert read_header(data, max_pixels=10**6).format == name
+    assert np.array_equal(decode_image(data), PHOTO)
+
+
+def test_a_jpeg_decodes_as_pillow_decodes_it() -> None:
+    data = picture(".jpg", PHOTO)
+    assert np.array_equal(decode_image(data), np.asarray(Image.open(io.BytesIO(data))))
+
+
+def test_grey_keeps_its_depth_and_is_stored_as_three_channels_of_8_bits() -> None:
+    ramp = np.linspace(0, 65535, 40 * 50).reshape(40, 50).astype(np.uint16)
+    data = picture(".png", ramp)
+    assert np.array_equal(decode_image(data), ramp)
+    encoded, pixels = encode_image(data, short_side=None)
+    assert encoded == Encoded("png", data, (40, 50, 3), "uint8")
+    assert np.array_equal(pixels, np.repeat((ramp >> 8).astype(np.uint8)[..., None], 3, 2))
+    small = encode_image(data, short_side=20)[0]
+    assert decode_image(small.payload).dtype == np.uint16
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_alpha_is_dropped(mode: str) -> None:
+    image = Image.fromarray(PHOTO).convert(mode)
+    image.putalpha(7)
+    expected = np.asarray(image)[..., :3] if mode == "RGBA" else np.asarray(image)[..., 0]
+    assert np.array_equal(decode_image(pillow_bytes(image, "PNG")), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = pillow_bytes(Image.fromarray(PHOTO), "JPEG", exif=exif, quality=95)
+    from PIL import ImageOps
+
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert np.array_equal(decode_image(data), expected)
+    encoded, pixels = encode_image(data, short_side=None)
+    assert encoded.payload is data and np.array_equal(pixels, expected)
+    assert encode_image(data, short_side=30)[1].shape == ((30, 45, 3), (45, 30, 3))[orientation > 4]
+
+
+def test_an_animation_is_its_first_frame_stored_as_png() -> None:
+    frames = [Image.new("RGB", (20, 10), color) for color in ("red", "green", "blue")]
+    data = pillow_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    encoded, pixels = encode_image(data, short_side=None)
+    assert encoded.ext == "png" and (pixels == (255, 0, 0)).all()
+
+
+def test_bytes_pass_untouched_where_nothing_is_to_be_done() -> None:
+    for ext in (".jpg", ".png", ".webp"):
+        data = picture(ext, PHOTO)
+        for short_side in (None, 60, 1000):
+            encoded, pixels = encode_image(data, short_side=short_side)
+            assert encoded == Encoded(ext[1:], data, (60, 90, 3), "uint8")
+            assert np.array_equal(pixels, decode_payload(encoded.ext, encoded.payload))
+
+
+@pytest.mark.parametrize("short_side", [20, 40, 59])
+def test_a_resize_is_by_area_means_also_through_the_scaled_decoder(short_side: int) -> None:
+    photo = cv2.GaussianBlur(smooth(240, 360), (0, 0), 6)
+    data = picture(".jpg", photo, cv2.IMWRITE_JPEG_QUALITY, 98)
+    encoded, pixels = encode_image(data, short_side=short_side, quality=98)
+    size = round(short_side * 1.5), short_side
+    expected = cv2.resize(photo, size, interpolation=cv2.INTER_AREA)
+    assert encoded.ext == "jpg" and pixels.shape == expected.shape
+    assert np.abs(pixels.astype(int) - expected).mean() < 3
+    assert encode_image(data, short_side=short_side, quality=98)[0] == encoded
+
+
+@pytest.mark.parametrize("ext", [".jpg", ".png", ".webp", ".bmp", ".tiff"])
+def test_every_cut_is_refused_as_truncated(ext: str) -> None:
+    data = picture(ext, PHOTO)
+    for end in np.linspace(30, len(data) - 1, 25).astype(int):
+        assert reason(data[:end]) == "truncated", f"{ext} cut at {end} of {len(data)}"
+
+
+def test_a_wrong_checksum_is_refused() -> None:
+    data = bytearray(picture(".png", PHOTO))
+    data[len(data) // 2] ^= 1
+    assert reason(bytes(data)) == "decode_error"
+
+
+def test_other_things_are_refused_by_class() -> None:
+    assert reason(b"") == "empty_file"
+    assert reason(b"hello, this is text and no picture") == "unrecognised_format"
+    assert reason(picture(".png", PHOTO), max_pixels=60 * 90 - 1) == "too_large"
+    assert reason(picture(".webp", PHOTO), max_pixels=60 * 90 - 1) == "too_large"
+    floats = Image.fromarray(np.ones((4, 4), np.float32))
+    assert reason(pillow_bytes(floats, "TIFF")) == "unrecognised_format"
+
+
+def test_a_decode_error_survives_a_process_boundary_and_names_its_class() -> None:
+    error = pickle.loads(pickle.dumps(DecodeError("truncated", "cut at 7")))
+    assert (error.reason_class, error.detail, str(error)) == (
+        "truncated",
+        "cut at 7",
+        "truncated: cut at 7",
+    )
+    with pytest.raises(ValueError, match=r"broken.*Known: decode_error"):
+        DecodeError("broken", "")
+
+
+def test_stored_bytes_that_are_no_picture_are_refused() -> None:
+    for ext in ("jpg", "png", "mp4", "tif"):
+        with pytest.raises(DecodeError):
+            decode_payload(ext, b"not what the extension says")
+    with pytest.raises(DecodeError, match="known: jpg, png, webp, mp4, tif"):
+        decode_payload("txt", b"")
+
+
+@needs_shared
+@pytest.mark.slow
+def test_real_photos_decode_as_pillow_decodes_them() -> None:
+    from PIL import ImageOps
+
+    for file in sorted((SHARED / "images" / "imagenet-sample").glob("*.JPEG")):
+        data = file.read_bytes()
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        assert np.array_equal(decode_image(data), np.asarray(image)), file.name
