@@ -1,12 +1,13 @@
 """Dense optical flow between frames, and its form for storage: means of cells, in fixed point.
 
-Flow has (x, y) in its last axis, in pixels, and points to where the content lies in the other frame:
-`frame[j](q) ~ frame[k](q + flow(q))` for flow from j to k.
+Flow has (x, y) in its last axis, in pixels, and points to where the content lies in the other
+frame: `frame[j](q) ~ frame[k](q + flow(q))` for flow from j to k.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -24,8 +25,13 @@ Estimator = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.float32]
 
 def _dis(preset: int) -> Callable[[], Estimator]:
     def make() -> Estimator:
-        dis = cv2.DISOpticalFlow_create(preset)
-        return lambda source, target: np.asarray(dis.calc(source, target, None), dtype=np.float32)
+        dis = cv2.DISOpticalFlow.create(preset)
+
+        def calc(source: NDArray[np.uint8], target: NDArray[np.uint8]) -> NDArray[np.float32]:
+            start = np.zeros((*source.shape, 2), np.float32)
+            return np.asarray(dis.calc(source, target, start), dtype=np.float32)
+
+        return calc
 
     return make
 
@@ -53,9 +59,11 @@ def dense_flow(
     """Return the flow between neighbouring frames.
 
     Args:
-        frames: (T, H, W, 3) uint8 RGB, or (T, H, W) or (T, H, W, 1) gray; T >= 2, edges of at least 16 px.
+        frames: (T, H, W, 3) uint8 RGB, or (T, H, W) or (T, H, W, 1) gray; T >= 2, edges of at least
+            16 px.
         method: one of `METHODS`.
-        direction: "backward" is flow(j -> j-1) for j = 1 .. T-1, "forward" flow(j -> j+1) for j = 0 .. T-2.
+        direction: "backward" is flow(j -> j-1) for j = 1 .. T-1, "forward" flow(j -> j+1) for j = 0
+            .. T-2.
 
     Returns:
         (T-1, H, W, 2) float32, px.
@@ -67,17 +75,18 @@ def dense_flow(
     gray = _gray(frames)
     if len(gray) < 2 or min(gray.shape[1:]) < _MIN_EDGE:
         raise ValueError(
-            f"dense_flow: frames are {frames.shape}. At least 2 frames of {_MIN_EDGE}x{_MIN_EDGE} px are needed. "
+            f"dense_flow: frames are {frames.shape}. At least 2 frames of {_MIN_EDGE}x{_MIN_EDGE} "
+            "px are needed. "
             "Ingest with more frames a clip or a larger short side."
         )
     estimate = METHODS[method]()
-    pairs = list(zip(gray[:-1], gray[1:], strict=True))
+    pairs = list(pairwise(gray))
     if direction == "backward":
         pairs = [(later, earlier) for earlier, later in pairs]
     return np.stack([estimate(source, target) for source, target in pairs])
 
 
-def _gray(frames: NDArray[np.uint8]) -> list[NDArray[np.uint8]] | NDArray[np.uint8]:
+def _gray(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if frames.ndim == 3:
         return np.ascontiguousarray(frames)
     if frames.shape[3] == 1:
@@ -86,7 +95,7 @@ def _gray(frames: NDArray[np.uint8]) -> list[NDArray[np.uint8]] | NDArray[np.uin
 
 
 def cell_means(field: NDArray[np.float32], cell: int) -> NDArray[np.float32]:
-    """Return the mean of every `cell` x `cell` px square of (..., H, W, 2); the last squares may be smaller.
+    """Return the mean of each `cell` px square of (..., H, W, 2); the last may be smaller.
 
     Returns:
         (..., ceil(H/cell), ceil(W/cell), 2) float32.
@@ -99,7 +108,7 @@ def cell_means(field: NDArray[np.float32], cell: int) -> NDArray[np.float32]:
 
 
 def coarse_flow(flow: NDArray[np.float32], cell: int) -> NDArray[np.float32]:
-    """Return the mean flow of every cell, still in px of the frame: (..., H, W, 2) -> (..., h, w, 2)."""
+    """Return the mean flow of each cell, in px: (..., H, W, 2) -> (..., h, w, 2)."""
     if cell < 1:
         raise ValueError(f"flow.cell is {cell}; it must be 1 or more. 8 is usual.")
     return cell_means(flow, cell)
@@ -107,7 +116,8 @@ def coarse_flow(flow: NDArray[np.float32], cell: int) -> NDArray[np.float32]:
 
 def flow_to_int16(flow: NDArray[np.float32]) -> NDArray[np.int16]:
     """Return flow in steps of 1/64 px: off by at most 1/128 px up to 511.98 px, clipped beyond."""
-    return np.clip(np.rint(flow * (1 / FLOW_STEP)), -32767, 32767).astype(np.int16)
+    steps = np.rint(flow * np.float32(1 / FLOW_STEP))
+    return np.asarray(np.clip(steps, -32767, 32767), dtype=np.int16)
 
 
 def int16_to_flow(stored: NDArray[np.int16]) -> NDArray[np.float32]:

@@ -1,13 +1,15 @@
 """Histograms of oriented gradients as MaskFeat, LocalMIM and FG-MAE use them.
 
-The definition, in float64: reflect-padded Sobel differences, left minus right `gx` and top minus bottom `gy`;
-bin `floor(atan2(gx, gy) / pi * bins) mod bins`; magnitudes summed over a cell; L2 norm over its bins. uint8
-frames take a fast road that looks the bin up by the two integer differences and so decides ties as float64 does.
+The definition, in float64: reflect-padded Sobel differences, left minus right `gx` and top minus
+bottom `gy`; bin `floor(atan2(gx, gy) / pi * bins) mod bins`; magnitudes summed over a cell; L2 norm
+over its bins. uint8 frames take a fast road that looks the bin up by the two integer differences
+and so decides ties as float64 does.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -15,9 +17,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+_Oriented = Callable[[NDArray[Any], NDArray[Any], int], tuple[NDArray[Any], NDArray[Any]]]
+
 _OFFSET = 1020
 "The largest Sobel difference of uint8 pixels: 4 * 255."
 _SHIFT = 11
+_STRIP = 12288
+"Values that are binned at once."
 _FLOOR = 1e-12
 
 
@@ -27,10 +33,12 @@ def hog_cells(
     """Return one gradient histogram per cell, channel and frame.
 
     Args:
-        frames: (T, H, W, C), any integer or float type. H and W are multiples of `cell`, at least 2.
+        frames: (T, H, W, C), any integer or float type. H and W are multiples of `cell`, at least
+            2.
         cell: edge of a cell, in pixels.
         bins: orientation bins over the half circle [0, pi).
-        window: edge of the gaussian that weights the pixels, tiled over the frame; 0 is none (MaskFeat), FG-MAE has 16.
+        window: edge of the gaussian that weights the pixels, tiled over the frame; 0 is none
+            (MaskFeat), FG-MAE has 16.
 
     Returns:
         (T, H/cell, W/cell, C, bins) float32. Every histogram has L2 norm 1,
@@ -39,14 +47,16 @@ def hog_cells(
     Raises:
         ValueError: H or W is not a multiple of `cell`.
 
-    Source: MaskFeat, Wei et al. 2022, arXiv:2112.09133. Hard binning, no block normalisation, no clipping.
+    Source: MaskFeat, Wei et al. 2022, arXiv:2112.09133. Hard binning, no block normalisation, no
+    clipping.
     """
     _check(frames.shape, cell, bins)
     parts = [_histograms(frame, cell, bins, window) for frame in frames]
     t, h, w, c = frames.shape
     sums = np.stack(parts) if parts else np.zeros((0, (h // cell) * (w // cell) * c * bins))
     histogram = sums.reshape(t, h // cell, w // cell, c, bins)
-    norm = np.sqrt(np.einsum("...b,...b->...", histogram, histogram))[..., None]
+    # Not einsum: the order of its sums, and so the last bit, depends on where the array lies.
+    norm = np.sqrt(np.square(histogram).sum(-1, keepdims=True))
     return np.asarray(histogram / np.maximum(norm, _FLOOR), dtype=np.float32)
 
 
@@ -59,8 +69,8 @@ def hog_targets(
         image: (H, W, C); H and W are multiples of `patch`, `patch` is one of `cell`.
 
     Returns:
-        (H/patch * W/patch, C * bins * k * k) float32, k = patch / cell; patches in raster order, values in the
-        order channel, bin, cell row, cell column.
+        (H/patch * W/patch, C * bins * k * k) float32, k = patch / cell; patches in raster order,
+        values in the order channel, bin, cell row, cell column.
     """
     if patch % cell:
         raise ValueError(
@@ -71,7 +81,7 @@ def hog_targets(
 
 
 def cells_to_patches(cells: NDArray[np.float32], edge: int) -> NDArray[np.float32]:
-    """Return (h, w, C, bins) cells joined to patches of `edge` x `edge` cells: (N, C * bins * edge * edge)."""
+    """Return (h, w, C, bins) cells joined to patches of `edge` x `edge` cells: (N, P)."""
     h, w, c, bins = cells.shape
     if h % edge or w % edge:
         raise ValueError(
@@ -85,7 +95,7 @@ def cells_to_patches(cells: NDArray[np.float32], edge: int) -> NDArray[np.float3
 def hog_scales(
     image: NDArray[Any], cells: tuple[int, ...] = (4, 8, 16, 32), bins: int = 9
 ) -> list[NDArray[np.float32]]:
-    """Return LocalMIM's targets: for each cell edge, (cells, C * bins) in raster order, values (channel, bin)."""
+    """Return LocalMIM's targets: for each cell edge (cells, C * bins), raster order."""
     return [hog_targets(image, cell, cell, bins) for cell in cells]
 
 
@@ -113,58 +123,72 @@ def _check(shape: tuple[int, ...], cell: int, bins: int) -> None:
 
 
 def _histograms(frame: NDArray[Any], cell: int, bins: int, window: int) -> NDArray[np.float64]:
-    """Return the sums of magnitudes of a (H, W, C) frame, flat in the order (row, column, channel, bin)."""
-    oriented, magnitude = (_oriented_uint8 if frame.dtype == np.uint8 else oriented_exact)(
-        frame, bins
-    )
+    """Return sums of magnitudes of (H, W, C), flat in the order (row, column, channel, bin)."""
     h, w, c = frame.shape
-    if window:
-        magnitude = magnitude * _tiled_window(window, h, w)[:, :, None]
-    slots = oriented + _first_slots(h, w, c, cell, bins)
-    total = h // cell * (w // cell) * c * bins
-    return np.bincount(slots.ravel(), magnitude.ravel(), minlength=total)
+    fast = frame.dtype == np.uint8
+    gradients: tuple[NDArray[Any], NDArray[Any]] = (_sobel_uint8 if fast else sobel_exact)(frame)
+    oriented: _Oriented = _oriented_uint8 if fast else oriented_exact
+    weights = _tiled_window(window, h, w)[:, :, None] if window else None
+    # A few rows of cells at a time: what is in between then stays in the processor's cache.
+    rows = cell * max(1, _STRIP // (cell * w * c))
+    parts = []
+    for top in range(0, h, rows):
+        strip = slice(top, min(top + rows, h))
+        bin_of, magnitude = oriented(gradients[0][strip], gradients[1][strip], bins)
+        if weights is not None:
+            magnitude = magnitude * weights[strip]
+        slots = bin_of + _first_slots(strip.stop - top, w, c, cell, bins)
+        total = (strip.stop - top) // cell * (w // cell) * c * bins
+        parts.append(np.bincount(slots.ravel(), magnitude.ravel(), minlength=total))
+    return np.concatenate(parts).astype(np.float64, copy=False)
 
 
-def oriented_exact(frame: NDArray[Any], bins: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the bin (int64) and magnitude (float64) of each pixel of (H, W, C), in float64: the definition."""
+def sobel_exact(frame: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return gx (left minus right) and gy (top minus bottom) of (H, W, C) in float64."""
     padded = np.pad(frame.astype(np.float64), ((1, 1), (1, 1), (0, 0)), mode="reflect")
     down = padded[:-2] + 2 * padded[1:-1] + padded[2:]
-    gx = down[:, :-2] - down[:, 2:]
     across = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
-    gy = across[:-2] - across[2:]
-    return _bin(gx, gy, bins), np.sqrt(gx * gx + gy * gy)
+    return down[:, :-2] - down[:, 2:], across[:-2] - across[2:]
 
 
-def _bin(gx: NDArray[np.float64], gy: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
-    return np.floor(np.arctan2(gx, gy) / math.pi * bins).astype(np.int64) % bins
+def oriented_exact(
+    gx: NDArray[np.float64], gy: NDArray[np.float64], bins: int
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the bin and the magnitude of each gradient: the definition."""
+    bin_of = np.floor(np.arctan2(gx, gy) / math.pi * bins).astype(np.int64) % bins
+    return bin_of, np.sqrt(gx * gx + gy * gy)
 
 
-def _oriented_uint8(frame: NDArray[np.uint8], bins: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return what `oriented_exact` does for uint8: the same bins, magnitudes in float32."""
-    # cv2 differences run the other way: right minus left, bottom minus top. The table knows.
+def _sobel_uint8(frame: NDArray[np.uint8]) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """Return the differences the way cv2 has them: right minus left, bottom minus top."""
     frame = np.ascontiguousarray(frame)
-    shape = frame.shape
-    dx = cv2.Sobel(frame, cv2.CV_16S, 1, 0, ksize=3, borderType=cv2.BORDER_REFLECT_101).reshape(
-        shape
-    )
-    dy = cv2.Sobel(frame, cv2.CV_16S, 0, 1, ksize=3, borderType=cv2.BORDER_REFLECT_101).reshape(
-        shape
-    )
-    index = dx.astype(np.int64)
-    index <<= _SHIFT
+    border = cv2.BORDER_REFLECT_101
+    dx = cv2.Sobel(frame, cv2.CV_16S, 1, 0, ksize=3, borderType=border)
+    dy = cv2.Sobel(frame, cv2.CV_16S, 0, 1, ksize=3, borderType=border)
+    return np.reshape(dx, frame.shape), np.reshape(dy, frame.shape)
+
+
+def _oriented_uint8(
+    dx: NDArray[np.int16], dy: NDArray[np.int16], bins: int
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Return the bins of `oriented_exact` by table, and magnitudes in float32."""
+    index = np.multiply(dx, 1 << _SHIFT, dtype=np.intp)
     index += dy
     index += (_OFFSET << _SHIFT) + _OFFSET
-    magnitude = cv2.magnitude(dx.astype(np.float32), dy.astype(np.float32))
-    return np.take(_bin_table(bins), index, mode="clip"), magnitude.reshape(shape)
+    # Not cv2.magnitude: its last bit depends on where the arrays lie. These squares fit float32.
+    x, y = dx.astype(np.float32), dy.astype(np.float32)
+    magnitude = np.sqrt(x * x + y * y)
+    return np.take(_bin_table(bins), index, mode="clip"), magnitude
 
 
 @lru_cache(maxsize=4)
 def _bin_table(bins: int) -> NDArray[np.uint8]:
-    """Return the bin of every pair of integer differences, flat: entry `(dx + 1020) * 2048 + dy + 1020`."""
+    """Return the bin of every pair of differences, at `(dx + 1020) * 2048 + dy + 1020`."""
     steps = np.arange(1 << _SHIFT, dtype=np.float64) - _OFFSET
     table = np.empty((2 * _OFFSET + 1, 1 << _SHIFT), np.uint8)
-    for row, dx in enumerate(steps[: 2 * _OFFSET + 1]):
-        table[row] = _bin(-np.full_like(steps, dx), -steps, bins)
+    for row in range(len(table)):
+        # Minus twice: cv2 differences run against ours. 0 - x, because -0.0 is another angle.
+        table[row] = oriented_exact(np.full_like(steps, _OFFSET - row), 0 - steps, bins)[0]
     return table.reshape(-1)
 
 
@@ -183,7 +207,7 @@ def gaussian_window(size: int) -> NDArray[np.float64]:
     n = np.arange(size) - (size - 1) / 2
     edge = np.exp(-0.5 * (n / (size // 2)) ** 2)
     kernel = np.outer(edge, edge)
-    return kernel / kernel.sum()
+    return np.asarray(kernel / kernel.sum())
 
 
 @lru_cache(maxsize=16)

@@ -20,8 +20,8 @@ _LEAST = -32768
 def band_name(name: str) -> str:
     """Return one spelling for a band.
 
-    Case, leading zeros and what surrounds the band do not count: B8, b08, B08_10m and T32_B08 are all B8. The
-    common names green, red, nir and swir1 (or swir16) stand for B3, B4, B8 and B11.
+    Case, leading zeros and what surrounds the band do not count: B8, b08, B08_10m and T32_B08 are
+    all B8. The common names green, red, nir and swir1 (or swir16) stand for B3, B4, B8 and B11.
     """
     plain = name.strip().lower()
     if plain in _COMMON:
@@ -41,7 +41,8 @@ def ndi(
         names: keys of `INDICES`.
 
     Returns:
-        (len(names), H, W) float32; inside (-1, 1) where both bands are 0 or more, NaN where one is NaN.
+        (len(names), H, W) float32; inside (-1, 1) where both bands are 0 or more, NaN where one is
+        NaN.
 
     Raises:
         ValueError: an index is unknown, or a band that it needs is missing.
@@ -74,11 +75,12 @@ def _plane(array: NDArray[Any], bands: Sequence[str], wanted: str) -> NDArray[np
 def _difference(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
     total = first + second + np.float32(_EPSILON)
     difference = first - second
-    return np.divide(difference, total, out=np.zeros_like(difference), where=total != 0)
+    zeros = np.zeros_like(difference)
+    return np.asarray(np.divide(difference, total, out=zeros, where=total != 0))
 
 
 def ndi_to_int16(values: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Return indices in steps of 1/32767: off by at most 1/65534 in [-1, 1], clipped beyond, NaN kept."""
+    """Return indices in steps of 1/32767: off by at most 1/65534 in [-1, 1]; NaN is kept."""
     steps = np.rint(np.clip(values, -1, 1) * 32767)
     return np.where(np.isnan(steps), _LEAST, np.nan_to_num(steps)).astype(np.int16)
 

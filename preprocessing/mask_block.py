@@ -1,7 +1,7 @@
 """Block masks: rectangles of BEiT and MaskFeat, cubes of MaskFeat's videos, I-JEPA's many blocks.
 
-BEiT's generator stops when no further block fits, often one or two tokens short. Where every sample must
-hide equally many, `exact` adds single tokens, drawn uniformly, up to the count.
+BEiT's generator stops when no further block fits, often one or two tokens short. Where every sample
+must hide equally many, `exact` adds single tokens, drawn uniformly, up to the count.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def upsample_mask(mask: Mask, grid: Grid, factor: int) -> Mask:
 def ijepa_block_sizes(
     grid: tuple[int, int], first: float, second: float
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Return the (rows, columns) of predicted and context blocks from the two shared uniform draws (I-JEPA)."""
+    """Return (rows, columns) of predicted and context blocks from two uniform draws (I-JEPA)."""
     h, w = grid
     predicted = int(h * w * (0.15 + first * 0.05)), 0.75 + first * 0.75
     context = int(h * w * (0.85 + second * 0.15)), 1.0
@@ -136,8 +136,9 @@ def ijepa_blocks(
 ) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
     """Return four predicted index lists and the context without them, for one image (I-JEPA).
 
-    The released upper bounds are kept: a block never touches the last row or column it could reach. After
-    twenty contexts of `least` or fewer patches, one predicted block is allowed to overlap, then two, ...
+    The released upper bounds are kept: a block never touches the last row or column it could reach.
+    After twenty contexts of `least` or fewer patches, one predicted block is allowed to overlap,
+    then two, ...
     """
     predicted = [_placed(grid, sizes[0], rng) for _ in range(4)]
     allowed = 0
@@ -151,7 +152,8 @@ def ijepa_blocks(
         allowed += 1
         if allowed > len(predicted):
             raise ValueError(
-                f"ijepa_blocks: no context of more than {least} patches fits a {grid[0]}x{grid[1]} grid. "
+                f"ijepa_blocks: no context of more than {least} patches fits a "
+                f"{grid[0]}x{grid[1]} grid. "
                 "Use a larger grid."
             )
 

@@ -1,4 +1,5 @@
-"""Masks from patterns and scores: ColorMAE's coloured noise, EVEREST's changes, HPM's difficulty."""
+"""Masks from patterns and scores: ColorMAE's coloured noise, EVEREST's changes, HPM's
+difficulty."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from preprocessing.mask_random import Grid, Mask, kept, smallest
 
-COLOURS = ("red", "blue", "green", "purple")
+SIGMAS = {"red": (2.0,), "blue": (1.0,), "green": (0.5, 2.0), "purple": (0.5, 2.0)}
+"Blurs of each colour, in tokens; the authors' own are not public."
 _PATTERN = 64
 "Edge of a drawn noise pattern; larger windows draw larger ones."
 
@@ -33,29 +35,26 @@ def blur(noise: NDArray[Any], sigma: float) -> NDArray[np.float64]:
     return np.asarray(np.fft.ifft2(np.fft.fft2(noise) * rows * columns).real)
 
 
-def coloured_noise(
-    white: NDArray[Any], colour: str, sigma: float = 2.0, wide: float = 4.0
-) -> NDArray[np.float32]:
+def coloured_noise(white: NDArray[Any], colour: str) -> NDArray[np.float32]:
     """Return white noise filtered to a colour, each slice scaled to [0, 1] (ColorMAE).
 
     Args:
         white: (..., H, W) uniform noise.
-        colour: red is low-pass and blue high-pass at `sigma`; green is the band from `sigma` to `wide`, purple the rest.
+        colour: red is low-pass, blue high-pass, green a band, purple all but that band.
     """
-    if colour not in COLOURS:
-        raise ValueError(f"mask.colour is {colour!r}; it must be one of {', '.join(COLOURS)}.")
-    noise = blur(white, sigma)
-    if colour == "blue":
-        noise = white - noise
-    elif colour != "red":
+    if colour not in SIGMAS:
+        raise ValueError(f"mask.colour is {colour!r}; it must be one of {', '.join(SIGMAS)}.")
+    noise = blur(white, SIGMAS[colour][0])
+    for wide in SIGMAS[colour][1:]:
         noise = noise - blur(white, wide)
-        noise = white - noise if colour == "purple" else noise
+    if colour in ("blue", "purple"):
+        noise = white - noise
     low, high = noise.min((-2, -1), keepdims=True), noise.max((-2, -1), keepdims=True)
-    return ((noise - low) / (high - low)).astype(np.float32)
+    return np.asarray((noise - low) / (high - low), dtype=np.float32)
 
 
 def colour_mask(window: NDArray[Any], ratio: float) -> Mask:
-    """Return the mask that keeps the int(h*w*(1-r)) largest values of (..., h, w) visible: (..., h*w)."""
+    """Return the (..., h*w) mask that leaves the largest values of (..., h, w) visible."""
     flat = window.reshape(*window.shape[:-2], -1)
     return ~smallest(-flat, kept(flat.shape[-1], ratio))
 
@@ -65,8 +64,8 @@ def colormae_mask(
 ) -> Mask:
     """Return a mask from fresh coloured noise, the same at all times of a clip.
 
-    A pattern is drawn for each sample, so that none is used twice; the released stack of 3072 patterns and
-    its sigmas are not public.
+    A pattern is drawn for each sample, so that none is used twice; the released stack of 3072
+    patterns and its sigmas are not public.
     """
     t, h, w = grid
     size = max(_PATTERN, h, w)
@@ -74,45 +73,17 @@ def colormae_mask(
     return np.tile(colour_mask(noise[:h, :w], ratio), t)
 
 
-def everest_masks(
-    tokens: NDArray[np.float32],
-    noise: NDArray[np.float32],
-    drop: float,
-    ratio: float,
-    times: int = 8,
-) -> tuple[Mask, Mask]:
-    """Return which tokens are not input and which are not decoded (EVEREST).
-
-    Args:
-        tokens: (B, times * L, D) patch embeddings without positions.
-        noise: (B, int((1 - drop) * times * L)) uniform.
-        drop: share of tokens dropped as unchanging. ratio: share of all tokens hidden from the encoder.
-
-    Returns:
-        Two (B, times * L) bool: False = encoder input; False = decoded.
-    """
-    count = tokens.shape[1]
-    frames = tokens.reshape(len(tokens), times, count // times, -1)
-    change = np.linalg.norm(np.diff(frames, axis=1), axis=-1)
-    importance = np.concatenate([change[:, :1], change], axis=1).reshape(len(tokens), count)
-    moving = np.argsort(-importance, axis=1, kind="stable")[:, : int((1 - drop) * count)]
-    shuffled = np.take_along_axis(moving, np.argsort(noise, axis=1, kind="stable"), axis=1)
-    encoded = int((1 - ratio) * count)
-    not_input, not_decoded = np.ones((2, len(tokens), count), dtype=np.bool_)
-    np.put_along_axis(not_input, shuffled[:, :encoded], False, axis=1)
-    np.put_along_axis(not_decoded, shuffled[:, encoded:], False, axis=1)
-    return not_input, not_decoded
-
-
 def hpm_hard_count(tokens: int, ratio: float, epoch: int, epochs: int) -> int:
-    """Return how many of the hardest tokens are forced into the mask: 0 at first, half of it at the end (HPM)."""
+    """Return how many of the hardest tokens are forced into the mask: 0 at first, half of it at the
+    end (HPM)."""
     return int((tokens - kept(tokens, ratio)) * (0.5 * (epoch + 1) / epochs))
 
 
 def hpm_mask(
     difficulty: NDArray[np.float32], ratio: float, hard: int, rng: np.random.Generator
 ) -> Mask:
-    """Return a mask with the `hard` most difficult tokens and, up to the ratio, others at random (HPM).
+    """Return a mask with the `hard` most difficult tokens and, up to the ratio, others at random
+    (HPM).
 
     Args:
         difficulty: (N,) predicted difficulty of each token.

@@ -1,7 +1,8 @@
 """Masks that follow what moves: MGMAE's warped volume and MGM's moving box.
 
-Both work on cells, of which a patch has k x k: the maps and the flow have (h * k, w * k) of them. Flow is in
-px, and `cell` is the edge of a cell in the same px. With cells of one pixel they are the papers' own.
+Both work on cells, of which a patch has k x k: the maps and the flow have (h * k, w * k) of them.
+Flow is in px, and `cell` is the edge of a cell in the same px. With cells of one pixel they are the
+papers' own.
 """
 
 from __future__ import annotations
@@ -29,17 +30,21 @@ def mgmae_mask(
     keep: str = "tubelet",
     released: bool = False,
 ) -> Mask:
-    """Return MGMAE's mask: a random map of one frame, carried along the flow, its peaks kept visible.
+    """Return MGMAE's mask: a random map of one frame, carried along the flow, its peaks kept
+    visible.
 
     Args:
         grid: (t, h, w) tokens.
-        backward: (T-1, h*k, w*k, 2) float32, flow(j -> j-1) for j = 1 .. T-1, px. T is a multiple of t.
+        backward: (T-1, h*k, w*k, 2) float32, flow(j -> j-1) for j = 1 .. T-1, px. T is a multiple
+            of t.
         forward: the same for flow(j -> j+1), j = 0 .. T-2; may be None when base is "first".
         cell: edge of a cell, px.
         base: frame of the random map: "middle" (T // 2), "first" or "random".
         fill: what a hole gets: "base" is the base map at that place, "none" stays 0.
-        keep: "tubelet" keeps the best int(h*w*(1-r)) of each tubelet, "clip" as many over the whole clip.
-        released: repeat the released code, which warps the frames before the base with the wrong direction.
+        keep: "tubelet" keeps the best int(h*w*(1-r)) of each tubelet, "clip" as many over the whole
+            clip.
+        released: repeat the released code, which warps the frames before the base with the wrong
+            direction.
 
     Returns:
         (t * h * w,) bool with t * int(h*w*(1-r)) visible tokens. Without motion it is a tube.
@@ -70,11 +75,12 @@ def cells_per_patch(grid: Grid, field: Field) -> int:
     Raises:
         ValueError: the cells do not divide evenly into the patches of the grid.
     """
-    rows, columns = field.shape[-3:-1]
+    rows, columns = int(field.shape[-3]), int(field.shape[-2])
     k = rows // grid[1]
     if k < 1 or (rows, columns) != (grid[1] * k, grid[2] * k):
         raise ValueError(
-            f"motion mask: flow has {rows}x{columns} cells, the token grid {grid[1]}x{grid[2]} patches. "
+            f"motion mask: flow has {rows}x{columns} cells, the token grid {grid[1]}x{grid[2]} "
+            "patches. "
             "Bring the flow to a whole number of cells a patch (preprocessing.views.view_flow)."
         )
     return k
@@ -93,11 +99,8 @@ def gaussian_map(
     """
     rows = np.exp(-(((np.arange(shape[0]) - centres[:, :1]) / width) ** 2))
     columns = np.exp(-(((np.arange(shape[1]) - centres[:, 1:]) / width) ** 2))
-    if total:
-        peaks = rows.T @ columns
-    else:
-        peaks = (rows[:, :, None] * columns[:, None, :]).max(0)
-    return (peaks / peaks.max()).astype(np.float32)
+    peaks = rows.T @ columns if total else (rows[:, :, None] * columns[:, None, :]).max(0)
+    return np.asarray(peaks / peaks.max(), dtype=np.float32)
 
 
 def mask_volume(
@@ -109,7 +112,8 @@ def mask_volume(
     cell: float = 1.0,
     fill: bool = True,
 ) -> Field:
-    """Return the map of every frame: warped outwards from the base frame, always from the last result.
+    """Return the map of every frame: warped outwards from the base frame, always from the last
+    result.
 
     Args:
         base_map: (h', w') float32.
@@ -121,7 +125,8 @@ def mask_volume(
     """
     if base_frame and forward is None:
         raise ValueError(
-            f"mgmae mask: base frame {base_frame} needs the forward flow of the frames before it, which is missing. "
+            f"mgmae mask: base frame {base_frame} needs the forward flow of the frames before it, "
+            "which is missing. "
             "Derive flow with direction=both, or use mask.base=first."
         )
     maps = np.empty((len(backward) + 1, *base_map.shape), dtype=np.float32)
@@ -152,8 +157,8 @@ def warp_steps(flow: Field, cell: float = 1.0) -> Steps:
         cell: edge of a cell, px.
 
     Returns:
-        Indices (S, 4, h', w') into the padded map and their bilinear weights. The released code shortens
-        flow by (N-1)/N for an edge of N px; so do we.
+        Indices (S, 4, h', w') into the padded map and their bilinear weights. The released code
+        shortens flow by (N-1)/N for an edge of N px; so do we.
     """
     h, w = flow.shape[1:3]
     x = np.arange(w, dtype=np.float32) + flow[..., 0] * np.float32(
@@ -190,7 +195,8 @@ def select_tokens(maps: Field, grid: Grid, ratio: float, *, keep: str = "tubelet
     frames, rows, columns = maps.shape
     if frames % t:
         raise ValueError(
-            f"motion mask: {frames} frames do not divide into {t} tubelets. Use a clip length that is a multiple of {t}."
+            f"motion mask: {frames} frames do not divide into {t} tubelets. Use a clip length "
+            f"that is a multiple of {t}."
         )
     sums = (
         maps.reshape(t, frames // t, h, rows // h, w, columns // w).sum((1, 3, 5)).reshape(t, h * w)
@@ -204,10 +210,11 @@ def select_tokens(maps: Field, grid: Grid, ratio: float, *, keep: str = "tubelet
 def mgm_mask(
     grid: Grid, ratio: float, rng: np.random.Generator, motion: Field, *, cell: float
 ) -> Mask:
-    """Return MGM's mask: one box a tubelet, which starts where motion is strongest and moves with it.
+    """Return MGM's mask: one box a tubelet, which starts where motion is strongest and moves with
+    it.
 
-    Motion is judged without the camera's (each frame's median vector); the box moves by what it covers,
-    weighted by that judgement, camera included.
+    Motion is judged without the camera's (each frame's median vector); the box moves by what it
+    covers, weighted by that judgement, camera included.
 
     Args:
         grid: (t, h, w) tokens.
@@ -223,7 +230,8 @@ def mgm_mask(
     k = cells_per_patch(grid, motion)
     if len(motion) % t:
         raise ValueError(
-            f"mgm mask: {len(motion)} frames do not divide into {t} tubelets. Use a multiple of {t} frames."
+            f"mgm mask: {len(motion)} frames do not divide into {t} tubelets. Use a multiple of "
+            f"{t} frames."
         )
     vectors = motion.reshape(len(motion), h, k, w, k, 2).mean((2, 4)) / (cell * k)
     own = vectors - np.median(vectors, axis=(1, 2), keepdims=True)
@@ -241,10 +249,11 @@ def _moving_boxes(
     vectors: NDArray[np.float32],
     strength: NDArray[np.float32],
 ) -> Mask:
-    """Return a box of `hidden` patches for each tubelet; `centre` is where it starts if nothing moves."""
+    """Return a box of `hidden` patches for each tubelet; `centre` is where it starts if nothing
+    moves."""
     t, h, w = grid
     frames = len(vectors) // t
-    places = np.stack(np.mgrid[:h, :w], axis=-1).astype(np.float64)
+    places = np.moveaxis(np.mgrid[:h, :w], 0, -1).astype(np.float64)
     first = strength[:frames].sum(0)
     if first.any():
         centre = (places * first[..., None]).sum((0, 1)) / first.sum()

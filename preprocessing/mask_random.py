@@ -1,7 +1,7 @@
 """Masks that look at nothing: uniform draws on the token grid, and the patterns that repeat.
 
-A grid is (t, h, w); every function returns bool, True = hidden, in raster order, and hides the same number
-of tokens at every draw, with the rounding of the paper's own code.
+A grid is (t, h, w); every function returns bool, True = hidden, in raster order, and hides the same
+number of tokens at every draw, with the rounding of the paper's own code.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def tube_mask(grid: Grid, ratio: float, rng: np.random.Generator) -> Mask:
 
 
 def spatial_mask(grid: Grid, ratio: float, rng: np.random.Generator) -> Mask:
-    """Keep int(h * w * (1 - r)) positions, the same ones in all groups or frames (SatMAE, consistent)."""
+    """Keep int(h * w * (1 - r)) positions, the same ones in all groups or frames (SatMAE,
+    consistent)."""
     t, h, w = grid
     return np.tile(~smallest(rng.random(h * w), kept(h * w, ratio)), t)
 
@@ -58,22 +59,19 @@ def frame_mask(grid: Grid, ratio: float, rng: np.random.Generator) -> Mask:
     return ~smallest(rng.random((t, h * w)), kept(h * w, ratio)).reshape(-1)
 
 
-def dirichlet_mask(grid: Grid, ratio: float, rng: np.random.Generator) -> Mask:
+def dirichlet_mask(grid: Grid, visible: int, rng: np.random.Generator) -> Mask:
     """Share the visible tokens between modalities by a flat Dirichlet draw (MultiMAE).
 
     Args:
         grid: (modalities, h, w).
-
-    Returns:
-        (modalities * h * w,) with int(N * (1 - r)) visible; one modality may hold any share of them.
+        visible: tokens that stay visible in all; one modality may hold any share of them.
     """
     t, h, w = grid
-    count = kept(t * h * w, ratio)
-    shares = np.rint(rng.dirichlet(np.ones(t)) * count).astype(np.int64)
+    shares = np.rint(rng.dirichlet(np.ones(t)) * visible).astype(np.int64)
     ranks = np.argsort(np.argsort(rng.random((t, h * w)), axis=1), axis=1)
     hidden = ranks >= shares[:, None]
-    # Sorting hidden + U[0, 1) repairs the rounding of the shares: exactly `count` stay.
-    return ~smallest((hidden + rng.random((t, h * w))).reshape(-1), count)
+    # Sorting hidden + U[0, 1) repairs the rounding of the shares: exactly `visible` stay.
+    return ~smallest((hidden + rng.random((t, h * w))).reshape(-1), visible)
 
 
 def running_cells(grid: Grid, ratio: float, phase: int) -> Mask:
@@ -87,7 +85,8 @@ def running_cells(grid: Grid, ratio: float, phase: int) -> Mask:
     t, h, w = grid
     if h % 2 or w % 2:
         raise ValueError(
-            f"running_cells: the grid is {h}x{w} patches; cells are 2x2. Use an even number of patches."
+            f"running_cells: the grid is {h}x{w} patches; cells are 2x2. Use an even number of "
+            "patches."
         )
     queue = np.arange(4) < int(4 * ratio)
     cells = queue[(np.arange(4) + phase + np.arange(t)[:, None] + 1) % 4].reshape(t, 2, 2)
@@ -95,7 +94,8 @@ def running_cells(grid: Grid, ratio: float, phase: int) -> Mask:
 
 
 def partial_mask(hidden: Mask, ratio: float, decoded: float, rng: np.random.Generator) -> Mask:
-    """Return which hidden tokens are predicted: all but int(N * (r - decoded)) of them (CrossMAE)."""
+    """Return which hidden tokens are predicted: all but int(N * (r - decoded)) of them
+    (CrossMAE)."""
     skipped = int(len(hidden) * (ratio - decoded))
     noise = np.where(hidden, rng.random(len(hidden)), 2.0)
     return hidden & ~smallest(noise, skipped)

@@ -1,7 +1,8 @@
 """Which tokens are hidden from the encoder, and which the decoder predicts: all choices by name.
 
-Masks are bool, True = hidden, flat in raster order (time, row, column; for band groups the group comes
-first). Every kind hides the same number of tokens at each draw, so that batches are rectangular.
+Masks are bool, True = hidden, flat in raster order (time, row, column; for band groups the group
+comes first). Every kind hides the same number of tokens at each draw, so that batches are
+rectangular.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from preprocessing import mask_random
 from preprocessing.mask_block import block_mask, cube_mask, upsample_mask
-from preprocessing.mask_content import COLOURS, colormae_mask
+from preprocessing.mask_content import SIGMAS, colormae_mask
 from preprocessing.mask_motion import mgm_mask, mgmae_mask
 from preprocessing.mask_random import Grid, Mask, kept
 
@@ -24,7 +25,7 @@ _CHOICES = {
     "base": ("middle", "first", "random"),
     "fill": ("base", "none"),
     "keep": ("tubelet", "clip"),
-    "colour": COLOURS,
+    "colour": tuple(SIGMAS),
     "decoder": ("masked", "running_cell", "partial", "all"),
 }
 
@@ -50,7 +51,8 @@ class MaskConfig:
     colour: str = "green"
     "colormae: colour of the noise"
     decoder: str = "masked"
-    "tokens predicted: all hidden ones, V2's running cells, CrossMAE's part of the hidden ones, or all"
+    "tokens predicted: all hidden ones, V2's running cells, CrossMAE's part of the hidden ones, "
+    "or all"
     decoder_ratio: float = 0.5
     "running_cell: share NOT decoded, in quarters; partial: share of all tokens that is predicted"
 
@@ -63,7 +65,8 @@ class MaskConfig:
             )
         if not 0 < self.decoder_ratio < 1:
             raise ValueError(
-                f"mask.decoder_ratio is {self.decoder_ratio}; it must lie strictly between 0 and 1. 0.5 is usual."
+                f"mask.decoder_ratio is {self.decoder_ratio}; it must lie strictly between 0 and "
+                "1. 0.5 is usual."
             )
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
@@ -110,7 +113,8 @@ def make_mask(
 
     Args:
         grid: (t, h, w) tokens.
-        backward: (T-1, h*k, w*k, 2) flow(j -> j-1) in px of the view, k cells along a patch; `forward` likewise.
+        backward: (T-1, h*k, w*k, 2) flow(j -> j-1) in px of the view, k cells along a patch;
+            `forward` likewise.
         motion: (T, h*k, w*k, 2) codec vectors, flow(j -> j-1), in px of the view.
         cell: edge of those cells in px of the view: patch / k.
 
@@ -122,7 +126,8 @@ def make_mask(
     if backward is not None or motion is not None:
         if cell is None:
             raise ValueError(
-                "make_mask: cell is missing. Pass the edge of a flow cell in px of the view, patch / k."
+                "make_mask: cell is missing. Pass the edge of a flow cell in px of the view, "
+                "patch / k."
             )
         moving = Moving(cell, backward, forward, motion)
     return mask_named(config.kind)(config, grid, rng, moving)
@@ -138,14 +143,15 @@ def visible_count(config: MaskConfig, grid: Grid) -> int:
     count = VISIBLE.get(config.kind, _visible_whole)(grid, config.ratio)
     if not 0 < count < t * h * w:
         raise ValueError(
-            f"mask.ratio {config.ratio} leaves {count} of {t}x{h}x{w} tokens visible with mask.kind={config.kind}; "
+            f"mask.ratio {config.ratio} leaves {count} of {t}x{h}x{w} tokens visible with "
+            f"mask.kind={config.kind}; "
             "at least one must be visible and one hidden. Use another ratio or smaller patches."
         )
     return count
 
 
 def decoded_tokens(config: MaskConfig, grid: Grid, mask: Mask, rng: np.random.Generator) -> Mask:
-    """Return which tokens the decoder predicts: (N,) bool, True = decoded, equally many at every draw.
+    """Return which tokens the decoder predicts: (N,) bool, equally many at every draw.
 
     With running_cell it may hold visible tokens, which the loss leaves out (VideoMAE V2).
     """
@@ -275,7 +281,9 @@ MASKS: dict[str, MaskFunction] = {
     "tube": _plain(mask_random.tube_mask),
     "spatial": _plain(mask_random.spatial_mask),
     "frame": _plain(mask_random.frame_mask),
-    "multimae": _plain(mask_random.dirichlet_mask),
+    "multimae": lambda config, grid, rng, moving: mask_random.dirichlet_mask(
+        grid, visible_count(config, grid), rng
+    ),
     "block": _block,
     "cube": _cube,
     "colormae": lambda config, grid, rng, moving: colormae_mask(
@@ -294,6 +302,7 @@ def mask_named(name: str) -> MaskFunction:
     """
     if name not in MASKS:
         raise ValueError(
-            f"mask.kind {name!r} is unknown. Known: {', '.join(MASKS)}. Add it in preprocessing/masks.py."
+            f"mask.kind {name!r} is unknown. Known: {', '.join(MASKS)}. Add it in "
+            "preprocessing/masks.py."
         )
     return MASKS[name]

@@ -1,7 +1,7 @@
 """Codec motion vectors, brought to the token grid.
 
-A vector of frame j is flow(j -> j-1) in px: content that moves 4 px left has +4. Frames without vectors
-(key frames) and blocks without one (intra) count as still.
+A vector of frame j is flow(j -> j-1) in px: content that moves 4 px left has +4. Frames without
+vectors (key frames) and blocks without one (intra) count as still.
 """
 
 from __future__ import annotations
@@ -28,5 +28,6 @@ def motion_grid(dense: NDArray[np.float32], cell: int) -> NDArray[np.float32]:
 
 
 def own_motion(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return vectors (T, h, w, 2) without the camera's: each frame's median vector is subtracted."""
+    """Return vectors (T, h, w, 2) without the camera's: each frame's median vector is
+    subtracted."""
     return (vectors - np.median(vectors, axis=(1, 2), keepdims=True)).astype(np.float32)

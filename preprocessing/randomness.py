@@ -1,8 +1,8 @@
 """Random numbers that depend on what they are for, never on who draws them.
 
-A generator is a function of (seed, epoch, sample, purpose) alone. The four numbers are the key and the high
-half of the counter of Philox, a counter-based generator: different numbers give streams that cannot meet
-before 2**128 draws, however alike the numbers are.
+A generator is a function of (seed, epoch, sample, purpose) alone. The four numbers are the key and
+the high half of the counter of Philox, a counter-based generator: different numbers give streams
+that cannot meet before 2**128 draws, however alike the numbers are.
 """
 
 from __future__ import annotations

@@ -40,18 +40,21 @@ class TargetConfig:
         for name, known in (("kind", KINDS), ("source", _SOURCES), ("norm", _NORMS)):
             if getattr(self, name) not in known:
                 raise ValueError(
-                    f"target.{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}."
+                    f"target.{name} is {getattr(self, name)!r}; it must be one of "
+                    f"{', '.join(known)}."
                 )
         if self.cell < 1 or not 1 <= self.bins <= 255 or self.window < 0 or self.window == 1:
             raise ValueError(
-                f"target has cell={self.cell}, bins={self.bins}, window={self.window}; cell must be 1 or more, "
+                f"target has cell={self.cell}, bins={self.bins}, window={self.window}; cell must "
+                "be 1 or more, "
                 "bins 1 to 255, window 0 or 2 and more. MaskFeat has 8, 9 and 0."
             )
         if self.weight <= 0:
             raise ValueError(f"target.weight is {self.weight}; it must be above 0. 1 is usual.")
         if not 0 <= self.fourier < 1:
             raise ValueError(
-                f"target.fourier is {self.fourier}; it must be at least 0 and below 1. 0.01 is usual."
+                f"target.fourier is {self.fourier}; it must be at least 0 and below 1. 0.01 is "
+                "usual."
             )
 
 
@@ -61,7 +64,8 @@ def token_frames(
     """Return the frame that stands for each time of the token grid: (t, H, W, C).
 
     Args:
-        pixels: (H, W, C), (T, H, W, C), or with `channels_first` (C, H, W). A clip gives every `tubelet`-th frame.
+        pixels: (H, W, C), (T, H, W, C), or with `channels_first` (C, H, W). A clip gives every
+            `tubelet`-th frame.
     """
     if channels_first:
         return pixels.transpose(1, 2, 0)[None]
@@ -79,7 +83,8 @@ def target_from_pixels(
     """Return the target of every token that the stream makes from a viewed sample: (N, P) float32.
 
     Raises:
-        ValueError: the target is not made from pixels here; the objective makes it, or a column holds it.
+        ValueError: the target is not made from pixels here; the objective makes it, or a column
+        holds it.
     """
     if config.kind != "hog":
         raise ValueError(

@@ -1,7 +1,8 @@
 """Views: under which crop, size and mirror a sample is seen, and how pixels and flow follow them.
 
-A view is integers only, so that whoever applies it cuts the same pixels. It is drawn from the shape of the
-stored sample, and everything that belongs to the sample (frames, flow, indices) can follow it.
+A view is integers only, so that whoever applies it cuts the same pixels. It is drawn from the shape
+of the stored sample, and everything that belongs to the sample (frames, flow, indices) can follow
+it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ _MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)
 _SNAP = 3
 "Multi-scale crop sizes this close to the output size become it, and need no resize."
 _QUARTERS = (
-    (0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (0, 2), (4, 2), (2, 0), (2, 4), (1, 1), (1, 3), (3, 1), (3, 3),
+    (0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (0, 2), (4, 2),
+    (2, 0), (2, 4), (1, 1), (1, 3), (3, 1), (3, 3),
 )  # fmt: skip
 "The 13 anchors (row, column) of a multi-scale crop, in quarters of the free space."
 
@@ -47,18 +49,21 @@ class ViewConfig:
         low, high = self.scale
         if not 0 < low <= high <= 1:
             raise ValueError(
-                f"view.scale is {self.scale}; it must be two shares of the area, 0 < low <= high <= 1. "
+                f"view.scale is {self.scale}; it must be two shares of the area, 0 < low <= high "
+                "<= 1. "
                 "(0.2, 1.0) is usual."
             )
         if not 0 < self.aspect[0] <= self.aspect[1]:
             raise ValueError(
-                f"view.aspect is {self.aspect}; it must be two ratios, 0 < low <= high. (0.75, 1.333) is usual."
+                f"view.aspect is {self.aspect}; it must be two ratios, 0 < low <= high. (0.75, "
+                "1.333) is usual."
             )
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A box of the stored sample, resized to `size` x `size`, then mirrored left-right if `flip`."""
+    """A box of the stored sample, resized to `size` x `size`, then mirrored left-right if
+    `flip`."""
 
     top: int
     left: int
@@ -106,7 +111,7 @@ def _resized_crop(
 def _multi_scale(
     size: int, height: int, width: int, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Return (top, left, height, width): four edge lengths, neighbours may mix, 13 anchors (VideoMAE)."""
+    """Return (top, left, height, width): mixed neighbouring scales, 13 anchors (VideoMAE)."""
     short = min(height, width)
     edges = [int(short * scale) or 1 for scale in _MULTI_SCALES]
     edges = [size if abs(edge - size) < _SNAP and size <= short else edge for edge in edges]
@@ -122,11 +127,13 @@ def _multi_scale(
 def apply_view(array: NDArray[Any], view: View, *, channels_first: bool = False) -> NDArray[Any]:
     """Return what the view shows, in the layout and dtype that came in.
 
-    The box is cut exactly. A box of the output size is not resampled; one at least as large in both edges is
-    reduced by area means; any other by bilinear interpolation. Integer types are rounded to nearest.
+    The box is cut exactly. A box of the output size is not resampled; one at least as large in both
+    edges is reduced by area means; any other by bilinear interpolation. Integer types are rounded
+    to nearest.
 
     Args:
-        array: (H, W), (H, W, C) or (T, H, W, C); with `channels_first` (C, H, W). uint8, uint16, int16 or float.
+        array: (H, W), (H, W, C) or (T, H, W, C); with `channels_first` (C, H, W). uint8, uint16,
+            int16 or float.
         view: a view of the stored height and width.
 
     Returns:
@@ -184,7 +191,7 @@ def _scaled(image: NDArray[Any], size: int, rule: int) -> NDArray[Any]:
 
 
 def flip_flow(flow: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the flow (..., H, W, 2) of the left-right mirrored frames: mirrored, horizontal part negated."""
+    """Return the flow (..., H, W, 2) of the frames mirrored left-right: mirrored, x negated."""
     return flow[..., ::-1, :] * np.array([-1, 1], dtype=np.float32)
 
 
@@ -193,11 +200,13 @@ def view_flow(
 ) -> NDArray[np.float32]:
     """Return the flow between the viewed frames, on a grid of cells of the view.
 
-    Along each axis an output cell at least as large as a stored one takes the mean of what it covers (exact
-    when both grids share their borders); a smaller one interpolates linearly. Vectors are scaled with the frames.
+    Along each axis an output cell at least as large as a stored one takes the mean of what it
+    covers (exact when both grids share their borders); a smaller one interpolates linearly. Vectors
+    are scaled with the frames.
 
     Args:
-        flow: (..., h, w, 2) float, stored px, (x, y); cell (i, j) covers `cell` px squares from the frame's corner.
+        flow: (..., h, w, 2) float, stored px, (x, y); cell (i, j) covers `cell` px squares from the
+            frame's corner.
         cell: edge of a stored cell, stored px.
         view: the view of the frames.
         out_grid: rows and columns of the result; they cut the view into equal cells.
@@ -209,12 +218,12 @@ def view_flow(
     columns = _resampling(view.left, view.width, cell, flow.shape[-2], out_grid[1])
     scale = np.array([view.size / view.width, view.size / view.height], dtype=np.float32)
     moved = np.moveaxis(flow.astype(np.float32, copy=False), -1, 0)
-    seen = np.moveaxis(rows @ moved @ columns.T, 0, -1) * scale
+    seen = (np.moveaxis(rows @ moved @ columns.T, 0, -1) * scale).astype(np.float32, copy=False)
     return np.ascontiguousarray(flip_flow(seen) if view.flip else seen)
 
 
 def _resampling(begin: int, length: int, cell: int, cells: int, out: int) -> NDArray[np.float32]:
-    """Return the (out, cells) weights with which stored cells enter each cell of the view; rows sum to 1."""
+    """Return the (out, cells) weights of stored cells in each cell of the view; rows sum to 1."""
     edges = (begin + np.arange(out + 1) * (length / out)) / cell
     index = np.arange(cells)
     if length / out >= cell:
@@ -223,4 +232,4 @@ def _resampling(begin: int, length: int, cell: int, cells: int, out: int) -> NDA
     else:
         centre = np.clip((edges[1:] + edges[:-1]) / 2 - 0.5, 0, cells - 1)
         weights = np.maximum(1 - np.abs(centre[:, None] - index), 0)
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+    return np.asarray(weights / weights.sum(1, keepdims=True), dtype=np.float32)

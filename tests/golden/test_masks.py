@@ -1,0 +1,198 @@
+"""Masks against the released code of their papers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from preprocessing.mask_block import block_mask, cube_mask, ijepa_block_sizes, ijepa_blocks
+from preprocessing.mask_content import (
+    SIGMAS,
+    colour_mask,
+    coloured_noise,
+    hpm_hard_count,
+    hpm_mask,
+)
+from preprocessing.mask_motion import (
+    gaussian_map,
+    mask_volume,
+    select_tokens,
+    warp_map,
+    warp_steps,
+)
+from preprocessing.mask_random import (
+    dirichlet_mask,
+    hidden_random_mask,
+    running_cells,
+    tube_mask,
+)
+from preprocessing.mask_torch import everest_masks
+
+Read = Callable[[str], dict[str, NDArray[Any]]]
+Ratio = Callable[[NDArray[Any]], float]
+RNG = np.random.default_rng(0)
+
+
+def test_mgmae_base_map(golden: Read) -> None:
+    z = golden("mgmae_mask_volume")
+    patch = 64 // 4
+    for centres, wanted in zip(z["base_centres_rc"], z["base_map"][:, 0], strict=True):
+        found = gaussian_map(centres.astype(np.float64), wanted.shape, patch)
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_mgmae_single_warp(golden: Read) -> None:
+    z = golden("mgmae_mask_volume")
+    index, weights = warp_steps(z["warp_flow"].transpose(0, 2, 3, 1))
+    found = warp_map(z["warp_in"][0, 0], index[0], weights[0])
+    np.testing.assert_allclose(found, z["warp_out"][0, 0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "released", "fill", "keep"),
+    [
+        ("released", "middle", True, True, "tubelet"),
+        ("corrected", "middle", False, True, "tubelet"),
+        ("base_first", "first", False, True, "tubelet"),
+        ("base_first_topk_all", "first", False, True, "clip"),
+        ("base_first_nofill", "first", False, False, "tubelet"),
+    ],
+)
+def test_mgmae_volume(
+    golden: Read, ratio_of: Ratio, name: str, base: str, released: bool, fill: bool, keep: str
+) -> None:
+    z = golden("mgmae_mask_volume")
+    ratio = ratio_of(z["mask_ratio"])
+    wanted = z[f"mask_volume_{name}"]
+    for clip in range(len(wanted)):
+        backward = z["flow_bwd"][clip].transpose(0, 2, 3, 1)
+        forward = backward if released else z["flow_fwd"][clip].transpose(0, 2, 3, 1)
+        start = (len(backward) + 1) // 2 if base == "middle" else 0
+        maps = mask_volume(z["base_map"][clip, 0], start, backward, forward, fill=fill)
+        if f"frame_maps_{name}" in z:
+            np.testing.assert_allclose(maps, z[f"frame_maps_{name}"][clip], atol=1e-5)
+        t, patches = wanted.shape[1:]
+        edge = round((patches * maps.shape[1] / maps.shape[2]) ** 0.5)
+        mask = select_tokens(maps, (t, edge, patches // edge), ratio, keep=keep)
+        np.testing.assert_array_equal(mask, wanted[clip].reshape(-1))
+
+
+def test_tube_and_random_counts(golden: Read) -> None:
+    z = golden("tube_masks")
+    for name, wanted in z.items():
+        kind, t, h, w, r = re.fullmatch(
+            r"(tube|random)_t(\d+)_h(\d+)_w(\d+)_r(\d+)_seed\d+", name
+        ).groups()  # type: ignore[union-attr]
+        grid, ratio = (int(t), int(h), int(w)), int(r) / 100
+        draw = tube_mask if kind == "tube" else hidden_random_mask
+        found = draw(grid, ratio, RNG).reshape(wanted.shape)
+        assert found.sum() == wanted.sum()
+        if kind == "tube":
+            assert (wanted == wanted[0]).all()
+            assert (found == found[0]).all()
+            assert (found.sum(1) == wanted.sum(1)).all()
+
+
+def test_running_cells(golden: Read) -> None:
+    for name, wanted in golden("running_cell").items():
+        t, h, w, r = map(int, re.fullmatch(r"t(\d+)_h(\d+)_w(\d+)_r(\d+)", name).groups())  # type: ignore[union-attr]
+        for phase in range(4):
+            found = running_cells((t, h, w), r / 100, phase)
+            np.testing.assert_array_equal(found, wanted[phase].reshape(-1))
+
+
+def test_block_statistics(golden: Read) -> None:
+    z = golden("block_masks")
+    draws: dict[str, Callable[[NDArray[Any]], NDArray[np.bool_]]] = {
+        "beit_14_75_min16": lambda one: block_mask(one.shape, 75, 16, RNG, exact=False),
+        "maskfeat_img_14_r40": lambda one: block_mask(
+            one.shape, round(one.size * 0.4), round(one.size * 0.4) // 5, RNG, exact=False
+        ),
+        "maskfeat_cube_8x7x7_r40": lambda one: cube_mask(
+            one.shape, round(one.size * 0.4), RNG, exact=False
+        ),
+    }
+    for name, draw in draws.items():
+        wanted = z[name].reshape(len(z[name]), -1)
+        found = np.stack([draw(z[name][0]) for _ in range(256)])
+        assert found.sum(1).max() <= wanted.sum(1).max()
+        assert abs(found.sum(1).mean() - wanted.sum(1).mean()) < 2
+        # Blocks hang together: neighbours are alike far more often than chance would have it.
+        shape = z[name].shape[1:]
+        alike = [
+            (m.reshape(-1, *shape)[..., 1:] == m.reshape(-1, *shape)[..., :-1]).mean()
+            for m in (found, wanted.astype(bool))
+        ]
+        assert abs(alike[0] - alike[1]) < 0.03
+
+
+def test_ijepa_sizes_and_structure(golden: Read) -> None:
+    z = golden("block_masks")
+    for count, wanted in enumerate(z["ijepa_block_sizes_h_w_pred_enc"]):
+        generator = torch.Generator().manual_seed(count)
+        first, second = (torch.rand(1, generator=generator).item() for _ in range(2))
+        sizes = ijepa_block_sizes((14, 14), first, second)
+        assert [*sizes[0], *sizes[1]] == wanted.tolist()
+        predicted, context = ijepa_blocks((14, 14), sizes, RNG)
+        assert len(predicted) == len(z[f"ijepa_pred_{count}"])
+        assert {len(block) for block in predicted} == {sizes[0][0] * sizes[0][1]}
+        assert len(context) > 10
+        assert not set(context) & set(np.concatenate(predicted))
+        # The released exclusive bound: no block reaches the last row or column.
+        assert all((block // 14).max() < 13 and (block % 14).max() < 13 for block in predicted)
+
+
+@pytest.mark.parametrize("colour", SIGMAS)
+def test_colour_noise_and_masks(golden: Read, colour: str) -> None:
+    z = golden("colormae")
+    narrow, wide, red, blue = (float(s) for s in z["sigma_green_narrow_wide_red_blue"])
+    known = {"red": (red,), "blue": (blue,)}.get(colour, (narrow, wide))
+    assert SIGMAS[colour] == known
+    np.testing.assert_allclose(coloured_noise(z["white"], colour), z[colour], atol=1e-5)
+    mask = colour_mask(z[f"window_{colour}"], 0.75)
+    np.testing.assert_array_equal(mask, z[f"mask_{colour}"].astype(bool))
+
+
+def test_multimae_counts(golden: Read) -> None:
+    z = golden("multimae_masks")
+    area, keep = z["mask_a"].shape[1], z["ids_keep"].shape[1]
+    side = round(area**0.5)
+    draws = [~dirichlet_mask((3, side, side), keep, RNG) for _ in range(256)]
+    shares = np.stack(draws).reshape(-1, 3, area).sum(2)
+    assert (shares.sum(1) == keep).all()
+    stored = np.stack([area - z[f"mask_{m}"].sum(1, dtype=int) for m in "abc"], axis=1)
+    # A flat Dirichlet: shares spread widely, far from an even split.
+    assert abs(shares.std() - stored.std()) < 0.25 * stored.std()
+
+
+def test_everest(golden: Read, ratio_of: Ratio) -> None:
+    z = golden("everest")
+    not_input, not_decoded = everest_masks(
+        torch.from_numpy(z["tokens"]),
+        torch.from_numpy(z["noise"]),
+        ratio_of(z["mcm_ratio"]),
+        ratio_of(z["masking_ratio"]),
+    )
+    np.testing.assert_array_equal(not_input, z["input_mask"])
+    np.testing.assert_array_equal(not_decoded, z["target_mask"])
+
+
+def test_hpm(golden: Read, ratio_of: Ratio) -> None:
+    z = golden("hpm")
+    ratio = ratio_of(z["mask_ratio"])
+    for name in z:
+        if not (found := re.fullmatch(r"mask_epoch(\d+)of(\d+)", name)):
+            continue
+        epoch, epochs = map(int, found.groups())
+        for difficulty, wanted in zip(z["loss_pred"], z[name], strict=True):
+            hard = hpm_hard_count(len(difficulty), ratio, epoch, epochs)
+            assert hard == z[f"n_hard_epoch{epoch}"]
+            mask = hpm_mask(difficulty, ratio, hard, RNG)
+            assert mask.sum() == wanted.sum()
+            assert mask[np.argsort(-difficulty)[:hard]].all()
