@@ -79,8 +79,8 @@ def s3_place(uri: str) -> S3Place:
     parts = urlsplit(uri)
     if "@" in parts.netloc:
         raise StoreError(
-            f"s3://…@{parts.netloc.rpartition('@')[2]}: holds a key that logs would "
-            "show. Give it by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in ~/.aws/credentials."
+            f"s3://…@{parts.netloc.rpartition('@')[2]}: holds a key, which logs would show. "
+            "Give it by AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in ~/.aws/credentials."
         )
     query = dict(parse_qsl(parts.query))
     unknown = sorted(query.keys() - _S3_QUERY)

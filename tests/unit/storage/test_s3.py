@@ -1,0 +1,190 @@
+"""The store on S3, against moto's server on the loopback interface: a real protocol, no network."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from storage import remote
+from storage.fs import Store, StoreError, open_store
+from storage.manifest import MANIFEST_SCHEMA, read_table, write_table
+from storage.shards import Sample, ShardError, ShardReader, pack_shard, read_shard
+from storage.snapshots import PartEntry, commit_part, read_snapshot
+
+pytest.importorskip("moto", reason="moto makes the S3 server of these tests")
+boto3 = pytest.importorskip("boto3", reason="boto3 commits to S3")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.delenv("AWS_ENDPOINT_URL", raising=False)
+        patch.delenv("AWS_PROFILE", raising=False)
+        yield
+
+
+@pytest.fixture(scope="module")
+def endpoint(environment: None) -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", region_name="us-east-1")
+    client.create_bucket(Bucket="bucket")
+    yield f"{host}:{port}"
+    server.stop()
+
+
+def uri(endpoint: str, place: str) -> str:
+    return f"s3://{place}?endpoint_override={endpoint}&scheme=http"
+
+
+@pytest.fixture
+def store(endpoint: str, request: pytest.FixtureRequest) -> Store:
+    return open_store(uri(endpoint, f"bucket/{request.node.name}"))
+
+
+def test_files(store: Store) -> None:
+    assert store.list() == []
+    store.write("a/b", b"0123456789")
+    store.write("a/b", b"9876543210")
+    store.write("a-c", b"1")
+    assert store.read("a/b") == b"9876543210"
+    assert store.read_range("a/b", 8, 100) == b"10"
+    assert [(e.path, e.size) for e in store.list()] == [("a-c", 1), ("a/b", 10)]
+    assert store.folders() == ("a",)
+    assert (store.size("a/b"), store.exists("a/x"), store.exists("a")) == (10, False, False)
+    with pytest.raises(FileNotFoundError):
+        store.read("a/x")
+    store.delete("a/b")
+    store.delete("a/b")
+    store.write("t/1", b"")
+    store.delete_tree("t")
+    store.delete_tree("t")
+    assert [e.path for e in store.list()] == ["a-c"]
+    assert store.local_path("a") is None
+
+
+@pytest.mark.slow
+def test_large_files_are_one_object(store: Store) -> None:
+    data = bytes(range(256)) * 60_000
+    store.write("large", data)
+    assert store.read("large") == data
+    assert store.read_range("large", 10_000_000, 300) == data[10_000_000:10_000_300]
+
+
+def test_one_of_several_writers_wins(store: Store) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for name in ("x", "y", "z"):
+            won = list(pool.map(lambda i, n=name: store.put_if_absent(n, b"%d" % i), range(8)))
+            assert sum(won) == 1
+            assert store.read(name) == b"%d" % won.index(True)
+
+
+def test_a_lost_answer_to_a_put_still_wins(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes arrived, the answer did not, and the request is made again (T2)."""
+    client, error, transport = remote._s3_client(remote.s3_place(store.uri), remote.os.getpid())
+
+    class Twice:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(client, name)
+
+        def put_object(self, **options: Any) -> Any:
+            client.put_object(**options)
+            return client.put_object(**options)
+
+    monkeypatch.setattr(remote, "_s3_client", lambda *_: (Twice(), error, transport))
+    assert store.put_if_absent("x", b"1")
+    monkeypatch.undo()
+    assert not store.put_if_absent("x", b"1")
+
+
+def test_shards_tables_and_commits(store: Store) -> None:
+    samples = [Sample(f"k{i}", "jpg", b"payload %d" % i, {"i": i}) for i in range(3)]
+    data, rows = pack_shard(samples)
+    store.write("s.tar", data)
+    assert list(read_shard(store, "s.tar", 3)) == samples
+    with ShardReader(store, "s.tar", "d/p/s") as reader:
+        for row, sample in zip(rows, samples, strict=True):
+            assert reader.read(row.offset, row.size, row.checksum, row.key) == sample.payload
+        with pytest.raises(ShardError, match="sample k0 is cut short"):
+            reader.read(len(data) - 5, 10, 0, "k0")
+    with pytest.raises(ShardError, match="missing"):
+        ShardReader(store, "t.tar", "d/p/t")
+    digest = write_table(store, "m.parquet", MANIFEST_SCHEMA.empty_table())
+    assert read_table(store, "m.parquet", digest, ["key"]).column_names == ["key"]
+
+
+def entry(name: str) -> PartEntry:
+    numbers = dict.fromkeys(("samples", "bytes", "inputs", "written", "duplicates", "rejects"), 0)
+    hashes = {"manifest_sha256": "", "rejects_sha256": ""}
+    return PartEntry(part=name, shards=[], spec={}, stats={}, **numbers, **hashes)
+
+
+def test_no_commit_is_lost(store: Store) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda i: commit_part(store, "d", entry(f"p{i}"), {}), range(6)))
+    last = read_snapshot(store, "d")
+    assert last is not None
+    assert last.number == 6
+    assert sorted(part.part for part in last.parts) == [f"p{i}" for i in range(6)]
+
+
+def test_a_missing_bucket_is_named(endpoint: str) -> None:
+    with pytest.raises(StoreError, match="there is no bucket 'elsewhere'"):
+        open_store(uri(endpoint, "elsewhere/x"))
+    with pytest.raises(StoreError, match="could not write a"):
+        Store(uri(endpoint, "elsewhere/x")).write("a", b"")
+    with pytest.raises(StoreError, match="could not write a"):
+        Store(uri(endpoint, "elsewhere/x")).put_if_absent("a", b"")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(remote, "REQUEST_SECONDS", 1.0)
+    monkeypatch.setattr(remote, "ATTEMPTS", 1)
+
+
+@pytest.mark.slow
+def test_a_silent_server_is_given_up(quick: None) -> None:
+    """G10: it accepts connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as server:
+        place = uri(f"127.0.0.1:{server.getsockname()[1]}", "bucket/x")
+        with pytest.raises(StoreError, match="cannot be reached"):
+            open_store(place)
+        for use in (lambda: Store(place).read("a"), lambda: Store(place).put_if_absent("a", b"")):
+            with pytest.raises(StoreError, match="could not"):
+                use()
+
+
+def test_a_refused_key_is_named(quick: None) -> None:
+    def refuse(server: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            connection.recv(65536)
+            connection.sendall(
+                b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            )
+            connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=refuse, args=(server,), daemon=True).start()
+        place = uri(f"127.0.0.1:{server.getsockname()[1]}", "bucket/x")
+        with pytest.raises(StoreError, match=r"refused the key .*ACCESS_DENIED.*credentials"):
+            open_store(place)
+        with pytest.raises(StoreError, match=r"could not write a .*403"):
+            Store(place).put_if_absent("a", b"")
+        server.shutdown(socket.SHUT_RDWR)
