@@ -93,7 +93,7 @@ def ingest(
         typer.Option(help=r"groups files by named groups, e.g. '(?P<well>[A-P]\d\d)_s(?P<site>\d)_(?P<channel>\w+)\.tif'"),
     ] = "",
     labels: Annotated[str, typer.Option(help="'parent' (folder name) or a column of the list")] = "",
-    shard_size: Annotated[int, typer.Option(help="raw bytes that go into one shard")] = 128 * 2**20,
+    shard_size: Annotated[int, typer.Option(help="raw bytes that go into one shard; 0 chooses by the input")] = 0,
     frames: Annotated[int, typer.Option(help="frames of a clip")] = 16,
     stride: Annotated[int, typer.Option(help="source frames between two frames of a clip")] = 1,
     fps: Annotated[float, typer.Option(help="clip frames a second, in place of --stride")] = 0.0,

@@ -17,20 +17,22 @@ from pipelines.column_codec import unpack_array
 from pipelines.keys import sample_id
 from pipelines.producers import VIEW_SEED, channels_first, spatial_shape
 from pipelines.rows import ShardRows, place_of
-from pipelines.stream import StreamConfig
+from pipelines.stream import STREAM_TARGETS, StreamConfig
 from preprocessing.errors import DecodeError
 from preprocessing.flow import int16_to_flow
-from preprocessing.hog import hog_targets, uint8_to_hog
-from preprocessing.masks import make_mask
+from preprocessing.hog import uint8_to_hog
+from preprocessing.masks import decoded_tokens, make_mask
 from preprocessing.payloads import decode_payload
 from preprocessing.randomness import generator
-from preprocessing.targets import token_frames
+from preprocessing.targets import target_from_pixels
 from preprocessing.views import View, apply_view, draw_view, view_flow
 from storage.fs import Store
 from storage.shards import ShardReader
 
 Batch = dict[str, Any]
-Arrays = dict[str, NDArray[np.generic]]
+Arrays = dict[str, Any]
+CELLS_PER_PATCH = 2
+"Flow is seen on a grid this much finer than the tokens."
 
 
 class BatchBuilder:
@@ -76,8 +78,9 @@ class BatchBuilder:
         if self.labelled:
             return arrays
         derived = {name: self._column(shard, row, name) for name in self.columns}
-        arrays |= self._tokens(derived, view, stored.shape[0], sample, epoch)
-        return arrays | self._targets(pixels, derived, epoch)
+        grid = self.grid(stored)
+        arrays |= self._tokens(grid, self._motion(derived, view, grid), sample, epoch)
+        return arrays | self._targets(pixels, derived, fields["ext"], epoch)
 
     def _read(self, path: str, fields: dict[str, Any], where: str) -> bytes:
         reader = self._readers.get(path)
@@ -112,58 +115,53 @@ class BatchBuilder:
         fields = index.slice(row, 1).to_pylist()[0]
         return unpack_array(self._read(path, fields, f"{path}, sample {fields['key']}"))
 
-    def grid(self, frames: int) -> tuple[int, int, int]:
-        """Return the token grid (t, h, w) of a sample with this many frames or channels."""
+    def grid(self, stored: NDArray[np.generic]) -> tuple[int, int, int]:
+        """Return the token grid (t, h, w) of a sample."""
         edge = self.stream.view.size // self.stream.patch
         if self.stream.groups:
             return len(self.stream.groups), edge, edge
-        return (frames // self.stream.tubelet if self._is_video() else 1), edge, edge
+        return (len(stored) // self.stream.tubelet if stored.ndim == 4 else 1), edge, edge
 
-    def _is_video(self) -> bool:
-        return self.stream.tubelet > 1
-
-    def _tokens(
-        self, derived: Arrays, view: View, frames: int, sample: int, epoch: int
-    ) -> Arrays:
+    def _tokens(self, grid: tuple[int, int, int], seen: Arrays, sample: int, epoch: int) -> Arrays:
         """Return the index lists of visible, masked and decoded tokens."""
-        grid = self.grid(frames)
-        motion = self._motion(derived, view, grid)
+        config = self.stream.mask
         rng = generator(self.stream.seed, epoch, sample, "mask")
-        mask = make_mask(self.stream.mask, grid, rng, **motion)
-        masked = np.flatnonzero(mask)
-        return {"visible": np.flatnonzero(~mask), "masked": masked, "decoded": masked}
+        mask = make_mask(config, grid, rng, cell=self.stream.patch / CELLS_PER_PATCH, **seen)
+        decoded = decoded_tokens(config, grid, mask, generator(self.stream.seed, epoch, sample, "decoded"))
+        return {
+            "visible": np.flatnonzero(~mask),
+            "masked": np.flatnonzero(mask),
+            "decoded": np.flatnonzero(decoded),
+        }
 
-    def _motion(
-        self, derived: Arrays, view: View, grid: tuple[int, int, int]
-    ) -> dict[str, NDArray[np.float32]]:
-        """Return the stored flow or motion as the view sees it, on half-patch cells."""
-        cells = (2 * grid[1], 2 * grid[2])
-        seen = {}
+    def _motion(self, derived: Arrays, view: View, grid: tuple[int, int, int]) -> Arrays:
+        """Return the stored flow or codec motion as the view sees it."""
+        cells = (CELLS_PER_PATCH * grid[1], CELLS_PER_PATCH * grid[2])
+        seen: Arrays = {}
         if "flow" in derived:
-            cell = int(self.columns["flow"].parameters["cell"])
-            for name, field in zip(("backward", "forward"), derived["flow"], strict=False):
-                seen[name] = view_flow(int16_to_flow(field), cell, view, cells)
+            parameters = self.columns["flow"].parameters
+            both = ("backward", "forward")
+            ways = both if parameters["direction"] == "both" else (parameters["direction"],)
+            for name, field in zip(ways, derived["flow"], strict=True):
+                seen[name] = view_flow(int16_to_flow(field), parameters["cell"], view, cells)
         if "motion" in derived:
-            cell = int(self.columns["motion"].parameters["cell"])
+            cell = self.columns["motion"].parameters["cell"]
             seen["motion"] = view_flow(int16_to_flow(derived["motion"]), cell, view, cells)
         return seen
 
-    def _targets(self, pixels: NDArray[np.generic], derived: Arrays, epoch: int) -> Arrays:
+    def _targets(self, pixels: NDArray[np.generic], derived: Arrays, ext: str, epoch: int) -> Arrays:
         targets: Arrays = {}
         for target in self.stream.targets:
-            if target.kind != "hog":
+            if target.kind not in STREAM_TARGETS:
                 continue
             if target.source == "column":
-                stored = derived["hog"][epoch % self.stream.frozen_views]
-                targets["targets.hog"] = uint8_to_hog(stored)
+                value = uint8_to_hog(derived[target.kind][epoch % self.stream.frozen_views])
             else:
-                frames = token_frames(pixels, self.stream.tubelet)
-                targets["targets.hog"] = np.concatenate(
-                    [
-                        hog_targets(frame, self.stream.patch, target.cell, target.bins, target.window)
-                        for frame in frames
-                    ]
+                first = channels_first(ext)
+                value = target_from_pixels(
+                    pixels, target, self.stream.patch, self.stream.tubelet, channels_first=first
                 )
+            targets[f"targets.{target.kind}"] = value
         return targets
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -131,7 +132,18 @@ def write_part(
         spec=spec.to_json(),
         stats=_statistics(books),
     )
-    return commit_part(store, dataset, entry, {"heldout_below": str(heldout_below), "modality": spec.modality})
+    settings = {
+        "heldout_below": str(heldout_below),
+        "modality": spec.modality,
+        "channels": _common_channels(rows),
+    }
+    return commit_part(store, dataset, entry, settings)
+
+
+def _common_channels(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the channel names that all samples share, in their order; none where they differ."""
+    found = {tuple(json.loads(row["metadata"]).get("channels") or ()) for row in rows}
+    return list(found.pop()) if len(found) == 1 else []
 
 
 def _inputs_table(books: Books) -> pa.Table:

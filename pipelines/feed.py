@@ -6,9 +6,10 @@ neither their number nor the number of ranks changes any batch.
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +27,16 @@ from storage.snapshots import Snapshot
 
 HELDOUT_EPOCH = 0
 "Held-out batches are always drawn as of this epoch: fixed views and masks."
+WORKER_SECONDS = 600
+"Deadline for a batch from a worker."
+
+
+class Source(Protocol):
+    """What a feed passes on: batches, as often as it is asked."""
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __len__(self) -> int: ...
 
 
 class _Batches(Dataset[Batch]):
@@ -66,7 +77,8 @@ def _start_worker(_: int) -> None:
 class Feed:
     """Batches of a stream, and what a run must record about them."""
 
-    def __init__(self, batches: Dataset[Batch], rows: list[ShardRows], workers: int, **about: Any) -> None:  # noqa: ANN401
+    def __init__(self, source: Source, rows: list[ShardRows], **about: Any) -> None:
+        self._source = source
         self.samples = int(shard_sizes(rows).sum())
         self.batches_per_epoch: int = about["batches_per_epoch"]
         self.remainder: int = about["remainder"]
@@ -74,25 +86,35 @@ class Feed:
         self.fingerprints: dict[str, Any] = about["fingerprints"]
         self.stats: dict[str, list[float]] = about["stats"]
         self.channels: list[str] = about["channels"]
-        self._loader = DataLoader(
-            batches,
-            batch_size=None,
-            num_workers=workers,
-            prefetch_factor=2 if workers else None,
-            worker_init_fn=_start_worker,
-            pin_memory=torch.cuda.is_available(),
-            timeout=600 if workers else 0,
-        )
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self._loader)
+        return iter(self._source)
 
     def __len__(self) -> int:
-        return len(self._loader)
+        return len(self._source)
 
     def close(self) -> None:
         """Stop the workers, if any."""
-        self._loader._iterator = None
+        if isinstance(self._source, DataLoader):
+            self._source._iterator = None
+
+
+def _load(batches: Dataset[Batch], workers: int) -> DataLoader[Batch]:
+    """Return a loader of whole batches, in order.
+
+    Workers come from a fork server: a plain fork would copy the locks of OpenCV's and Arrow's threads, and hang.
+    """
+    multiprocessing.set_forkserver_preload(["pipelines.feed"])
+    return DataLoader(
+        batches,
+        batch_size=None,
+        num_workers=workers,
+        multiprocessing_context="forkserver" if workers else None,
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=_start_worker,
+        pin_memory=torch.cuda.is_available(),
+        timeout=WORKER_SECONDS if workers else 0,
+    )
 
 
 def open_feed(
@@ -130,12 +152,13 @@ def open_feed(
     }
     builder = BatchBuilder(store.uri, stream, rows)
     if kind == "ray":
-        from pipelines.ray_feed import RayBatches
+        from pipelines.ray_feed import RayStream
 
-        return RayBatches(builder, order, numbers, (rank, ranks), rows, about)
+        stream_of_batches = RayStream(builder, order, numbers, (rank, ranks))
+        return Feed(stream_of_batches, rows, **about)
     if kind != "local":
         raise ValueError(f"feed is {kind!r}; it must be local or ray.")
-    return Feed(_Batches(builder, order, numbers, (rank, ranks)), rows, workers, **about)
+    return Feed(_load(_Batches(builder, order, numbers, (rank, ranks)), workers), rows, **about)
 
 
 def open_heldout(store: Store, stream: StreamConfig, *, workers: int = 0) -> Feed | None:
@@ -169,14 +192,14 @@ def _in_stored_order(
     builder = BatchBuilder(store.uri, stream, rows, labelled=labelled)
     chunks = _Chunks(builder, places, stream.batch)
     about = {**_about(snapshot, stream), "batches_per_epoch": len(chunks), "remainder": 0}
-    return Feed(chunks, rows, workers, **about)
+    return Feed(_load(chunks, workers), rows, **about)
 
 
 def _open_rows(
     store: Store, stream: StreamConfig, split: str | None
 ) -> tuple[Snapshot, list[ShardRows]]:
     snapshot = open_snapshot(store, stream.dataset, stream.snapshot)
-    return snapshot, read_rows(store, snapshot, split, stream.needed_columns())
+    return snapshot, read_rows(store, snapshot, split, stream.needed_columns(), stream.samples)
 
 
 def _about(snapshot: Snapshot, stream: StreamConfig) -> dict[str, Any]:

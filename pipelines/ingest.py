@@ -169,6 +169,7 @@ def plan_ingest(
         if not gone & {file.uri for file in unit.files}
     ]
     unique, duplicates = _split_duplicates(planned, known.units)
+    total = sum(file.size for unit in unique for file in unit.unit.files)
     heldout_below = _heldout_below(unique, spec, current)
     content = [[unit.content_hash, unit.unit.files[0].path] for unit in unique]
     named = {"spec": spec.to_json(), "units": content, "heldout_below": heldout_below}
@@ -178,7 +179,7 @@ def plan_ingest(
         dataset=dataset,
         part=fingerprint(named)[:16],
         spec=spec,
-        chunks=_cut(unique, spec.shard_size),
+        chunks=_cut(unique, spec.shard_bytes(total)),
         rejects=tuple(rejects + missing),
         duplicates=tuple(duplicates),
         skipped=len(files) - len(fresh),

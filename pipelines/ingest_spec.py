@@ -18,8 +18,8 @@ class IngestSpec:
     "short side in pixels that images and frames are scaled to; 0 keeps them"
     pattern: str = ""
     labels: str = ""
-    shard_size: int = 128 * 2**20
-    "raw bytes that go into one shard"
+    shard_size: int = 0
+    "raw bytes that go into one shard; 0 takes a 32nd of the input, from 4 to 256 MiB"
     frames: int = 16
     "frames of a clip"
     stride: int = 1
@@ -41,13 +41,12 @@ class IngestSpec:
             raise ValueError(
                 f"--modality is {self.modality!r}; it must be one of {', '.join(MODALITIES)}."
             )
-        for name in ("resize", "tile", "overlap", "fps"):
+        for name in ("resize", "tile", "overlap", "fps", "shard_size"):
             if getattr(self, name) < 0:
                 raise ValueError(f"--{name} is {getattr(self, name)}; it must not be negative.")
-        for name in ("shard_size", "frames", "stride"):
+        for name in ("frames", "stride"):
             if getattr(self, name) < 1:
-                option = name.replace("_", "-")
-                raise ValueError(f"--{option} is {getattr(self, name)}; it must be at least 1.")
+                raise ValueError(f"--{name} is {getattr(self, name)}; it must be at least 1.")
         if self.tile and self.overlap >= self.tile:
             raise ValueError(
                 f"--overlap is {self.overlap}, --tile is {self.tile}; the overlap must be smaller."
@@ -57,6 +56,10 @@ class IngestSpec:
                 raise ValueError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}; it is a share from 0 to below 1."
                 )
+
+    def shard_bytes(self, total: int) -> int:
+        """Return the raw bytes of a shard for an input of `total` bytes."""
+        return self.shard_size or min(max(total // 32, 4 * 2**20), 256 * 2**20)
 
     def to_json(self) -> dict[str, object]:
         """Return what the part's fingerprint covers."""

@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preprocessing.flow import coarse_flow, dense_flow, flow_to_int16
-from preprocessing.hog import hog_targets, hog_to_uint8
+from preprocessing.hog import hog_to_uint8
 from preprocessing.indices import ndi, ndi_to_int16
 from preprocessing.motion import motion_grid
 from preprocessing.payloads import decode_payload
 from preprocessing.randomness import generator
-from preprocessing.targets import token_frames
-from preprocessing.videos import clip_vectors
+from preprocessing.targets import TargetConfig, target_from_pixels
+from preprocessing.video_codec import clip_vectors
 from preprocessing.views import View, ViewConfig, apply_view, draw_view
 from storage.columns import ColumnSpec
 
@@ -84,18 +84,17 @@ def _motion(stored: Stored, parameters: Parameters) -> NDArray[np.int16]:
 def _hog(stored: Stored, parameters: Parameters) -> NDArray[np.uint8]:
     """Return (views, N, P) uint8: the descriptor of each token under each frozen view."""
     pixels = decode_payload(stored.ext, stored.payload)
-    axis = channels_first(stored.ext)
+    first = channels_first(stored.ext)
     height, width = spatial_shape(pixels, stored.ext)
+    names = ("cell", "bins", "window")
+    target = TargetConfig(kind="hog", **{name: parameters[name] for name in names})
     targets = []
     for index in range(parameters["views"]):
         view = frozen_view(parameters, height, width, stored.sample, index)
-        frames = token_frames(apply_view(pixels, view, channels_first=axis), parameters["tubelet"])
-        cells = [
-            hog_targets(frame, parameters["patch"], parameters["cell"], parameters["bins"], parameters["window"])
-            for frame in frames
-        ]
-        targets.append(hog_to_uint8(np.concatenate(cells)))
-    return np.stack(targets)
+        seen = apply_view(pixels, view, channels_first=first)
+        patch, tubelet = parameters["patch"], parameters["tubelet"]
+        targets.append(target_from_pixels(seen, target, patch, tubelet, channels_first=first))
+    return hog_to_uint8(np.stack(targets))
 
 
 def _ndi(stored: Stored, parameters: Parameters) -> NDArray[np.int16]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import ray
 import torch
 from ray.data import DataContext
@@ -35,7 +36,7 @@ class _Builder:
         self.builder = builder
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        places = list(zip(row["shards"].tolist(), row["rows"].tolist(), strict=True))
+        places = list(zip(row["shards"], row["rows"], strict=True))
         batch = self.builder.build(places, int(row["epoch"]))
         return {"number": row["number"], **{name: value.numpy() for name, value in batch.items()}}
 
@@ -84,7 +85,7 @@ class RayStream:
             first = False
             if int(row.pop("number")) != number:
                 raise RuntimeError(f"ray feed: got another batch than {number}. The order was lost; report this.")
-            yield {name: torch.as_tensor(value) for name, value in row.items()}
+            yield {name: torch.from_numpy(np.array(value)) for name, value in row.items()}
 
     def _describe(self, number: int, rank: int, ranks: int) -> dict[str, Any]:
         places = self.order.batch(number, rank=rank, ranks=ranks)

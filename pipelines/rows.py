@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.derive import difference
+from pipelines.keys import sample_id
 from pipelines.stream import column_arguments
 from storage.columns import ColumnSpec, column_path, list_columns, part_state
 from storage.fs import Store
@@ -38,23 +39,29 @@ class ShardRows:
 
 
 def read_rows(
-    store: Store, snapshot: Snapshot, split: str | None, columns: Mapping[str, ColumnSpec]
+    store: Store,
+    snapshot: Snapshot,
+    split: str | None,
+    columns: Mapping[str, ColumnSpec],
+    limit: int = 0,
 ) -> list[ShardRows]:
     """Return the shards of a snapshot that hold samples of a split, in manifest order.
 
     Args:
         split: train or heldout; None takes all.
+        limit: keep only this many samples, the same ones each time: those with the smallest ids; 0 keeps all.
 
     Raises:
         StaleColumnError: a part lacks a column, or has it only with other settings.
     """
+    folders = [part_path(snapshot.dataset, entry.part) for entry in snapshot.parts]
+    manifests = [
+        read_table(store, f"{folder}/manifest.parquet", entry.manifest_sha256, columns=_NEEDED)
+        for folder, entry in zip(folders, snapshot.parts, strict=True)
+    ]
+    kept = _limited(manifests, [_of_split(manifest, split) for manifest in manifests], limit)
     found = []
-    for entry in snapshot.parts:
-        folder = part_path(snapshot.dataset, entry.part)
-        manifest = read_table(store, f"{folder}/manifest.parquet", entry.manifest_sha256, columns=_NEEDED)
-        keep = np.arange(len(manifest))
-        if split is not None:
-            keep = np.flatnonzero(manifest["split"].to_numpy(zero_copy_only=False) == split)
+    for entry, folder, manifest, keep in zip(snapshot.parts, folders, manifests, kept, strict=True):
         indexes = {
             name: _read_index(store, snapshot, entry.part, spec, manifest) for name, spec in columns.items()
         }
@@ -74,6 +81,26 @@ def read_rows(
                 )
             )
     return found
+
+
+def _of_split(manifest: pa.Table, split: str | None) -> NDArray[np.int64]:
+    if split is None:
+        return np.arange(len(manifest))
+    return np.flatnonzero(manifest["split"].to_numpy(zero_copy_only=False) == split)
+
+
+def _limited(
+    manifests: Sequence[pa.Table], kept: list[NDArray[np.int64]], limit: int
+) -> list[NDArray[np.int64]]:
+    """Keep the `limit` samples with the smallest ids: a choice that does not depend on parts or shards."""
+    if not limit or sum(map(len, kept)) <= limit:
+        return kept
+    ids = [
+        np.array([sample_id(key) for key in manifest["key"].take(keep).to_pylist()], dtype=np.int64)
+        for manifest, keep in zip(manifests, kept, strict=True)
+    ]
+    last = np.partition(np.concatenate(ids), limit - 1)[limit - 1]
+    return [keep[mine <= last] for keep, mine in zip(kept, ids, strict=True)]
 
 
 def shard_sizes(rows: list[ShardRows]) -> NDArray[np.int64]:

@@ -24,6 +24,8 @@ class StreamConfig:
     snapshot: int | None = None
     "a version of the dataset; None is the newest when the run starts"
     split: str = "train"
+    samples: int = 0
+    "train on this many samples only, the same ones each time; 0 takes all"
     view: ViewConfig
     mask: MaskConfig
     targets: tuple[TargetConfig, ...]
@@ -40,7 +42,7 @@ class StreamConfig:
     groups: tuple[tuple[str, ...], ...] = ()
     "band groups (or single channels) that are tokens of their own; empty makes one group of all"
     columns: dict[str, dict[str, Any]] = field(default_factory=dict)
-    "parameters asked of each column that the mask needs: {'flow': {'cell': 4}}"
+    "parameters asked of the columns that the mask reads, where they are not the producers' defaults"
 
     def __post_init__(self) -> None:
         if self.view.size % self.patch:
@@ -51,8 +53,8 @@ class StreamConfig:
         stored = [t for t in self.targets if t.kind in STREAM_TARGETS and t.source == "column"]
         if stored and not self.frozen_views:
             raise ValueError(
-                f"target {stored[0].kind} has source=column, but view.frozen is 0. A stored {stored[0].kind} fits only "
-                "its own frozen views: set view.frozen to the number of views, or source=online."
+                f"target {stored[0].kind} has source=column, but data.frozen_views is 0. A stored {stored[0].kind} fits only "
+                "its own frozen views: set data.frozen_views to the number of views, or source=online."
             )
 
     @property
@@ -62,10 +64,10 @@ class StreamConfig:
 
     def needed_columns(self) -> dict[str, ColumnSpec]:
         """Return the exact columns that the masks and targets of this stream read."""
-        needed = {name: column_spec(name, asked) for name, asked in self.columns.items()}
+        asked = {**dict.fromkeys(self.mask.columns, {}), **self.columns}
+        needed = {name: column_spec(name, parameters) for name, parameters in asked.items()}
         for target in self.targets:
             if target.kind == "hog" and target.source == "column":
-                view = {key: value for key, value in asdict(self.view).items() if key != "frozen"}
                 needed["hog"] = column_spec(
                     "hog",
                     {
@@ -75,7 +77,7 @@ class StreamConfig:
                         "patch": self.patch,
                         "tubelet": self.tubelet,
                         "views": self.frozen_views,
-                        "view": view,
+                        "view": asdict(self.view),
                     },
                 )
         return needed

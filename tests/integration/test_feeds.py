@@ -1,0 +1,225 @@
+"""Derived columns and feeds on real shards: the same batches everywhere (G6, G8)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.derive import derive, why
+from pipelines.executors import Executor
+from pipelines.feed import open_eval, open_feed, open_heldout
+from pipelines.ingest import ingest
+from pipelines.ingest_spec import IngestSpec
+from pipelines.rows import StaleColumnError
+from pipelines.stream import StreamConfig
+from preprocessing.masks import MaskConfig
+from preprocessing.targets import TargetConfig
+from preprocessing.views import ViewConfig
+from storage.fs import Store, open_store
+from tests.integration.raw import FIELD_PATTERN, make_fields, make_images, make_tiles, make_videos
+from tests.integration.test_ingest import tree_hash
+
+DIRECT = Executor()
+HOG = (TargetConfig(kind="hog", cell=8),)
+PIXELS = (TargetConfig(kind="pixels"),)
+COMMON = {"patch": 16, "batch": 4, "seed": 5, "lanes": 4}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """One store with a dataset of each modality, and the columns of the clips."""
+    folder = tmp_path_factory.mktemp("feeds")
+    store = open_store(folder / "store")
+    made = {
+        "image": (make_images(folder / "image", 14), {"shard_size": 8192, "labels": "parent"}),
+        "video": (make_videos(folder / "video", 8), {"frames": 8, "shard_size": 8192}),
+        "microscopy": (make_fields(folder / "microscopy", 4), {"pattern": FIELD_PATTERN}),
+        "satellite": (make_tiles(folder / "satellite", 8), {}),
+    }
+    for modality, (raw, values) in made.items():
+        spec = IngestSpec(modality=modality, heldout=0.2, **values)
+        ingest(store, [str(raw)], modality, spec, DIRECT)
+    derive(store, "video", {"flow": {}, "motion": {}}, DIRECT)
+    return store
+
+
+STREAMS = {
+    "image": StreamConfig(
+        dataset="image", view=ViewConfig(size=32), mask=MaskConfig(), targets=HOG, **COMMON
+    ),
+    "video": StreamConfig(
+        dataset="video",
+        view=ViewConfig(size=48, kind="multi_scale"),
+        mask=MaskConfig(kind="mgmae"),
+        targets=HOG,
+        tubelet=2,
+        **COMMON,
+    ),
+    "microscopy": StreamConfig(
+        dataset="microscopy",
+        view=ViewConfig(size=32, kind="random_crop"),
+        mask=MaskConfig(),
+        targets=PIXELS,
+        **COMMON,
+    ),
+    "satellite": StreamConfig(
+        dataset="satellite",
+        view=ViewConfig(size=32),
+        mask=MaskConfig(),
+        targets=PIXELS,
+        groups=(("B02", "B03"), ("B08",)),
+        **COMMON,
+    ),
+}
+
+
+def same(left: dict, right: dict) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_batches_are_complete(name: str, store: Store) -> None:
+    batch = next(iter(open_feed(store, STREAMS[name], stop=1)))
+    pixels = batch["pixels"]
+    assert len(pixels) == 4
+    assert pixels.dtype == (torch.uint8 if name in ("image", "video") else torch.float32)
+    assert pixels.shape[1] == (4 if name == "nothing" else {"satellite": 3}.get(name, 3))
+    tokens = batch["visible"].shape[1] + batch["masked"].shape[1]
+    for seen, hidden in zip(batch["visible"], batch["masked"], strict=True):
+        assert sorted(torch.cat([seen, hidden]).tolist()) == list(range(tokens))
+    if "targets.hog" in batch:
+        assert batch["targets.hog"].shape[1] == tokens
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_workers_ranks_and_resume_change_nothing(name: str, store: Store) -> None:
+    stream = STREAMS[name]
+    whole = list(open_feed(store, stream, stop=5))
+    for got, wanted in zip(open_feed(store, stream, start=2, stop=5, workers=2), whole[2:], strict=True):
+        assert same(got, wanted)
+    for ranks in (2, 4):
+        feeds = [open_feed(store, stream, rank=r, ranks=ranks, stop=3) for r in range(ranks)]
+        for wanted, *shares in zip(whole[:3], *feeds, strict=True):
+            joined = {key: torch.cat([share[key] for share in shares]) for key in wanted}
+            assert same(joined, wanted)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("name", STREAMS)
+def test_the_ray_feed_gives_the_same_batches(name: str, store: Store) -> None:
+    local = list(open_feed(store, STREAMS[name], start=1, stop=4))
+    by_ray = list(open_feed(store, STREAMS[name], start=1, stop=4, kind="ray"))
+    assert len(local) == len(by_ray) == 3
+    assert all(same(got, wanted) for got, wanted in zip(by_ray, local, strict=True))
+
+
+def test_an_epoch_holds_every_training_sample_once(store: Store) -> None:
+    feed = open_feed(store, STREAMS["image"])
+    batches = [b for b, _ in zip(feed, range(feed.batches_per_epoch), strict=False)]
+    seen = torch.cat([batch["sample"] for batch in batches]).tolist()
+    assert len(set(seen)) == len(seen) == feed.samples - feed.remainder
+
+
+def test_heldout_batches_are_fixed_and_apart(store: Store) -> None:
+    stream = STREAMS["image"]
+    heldout = open_heldout(store, stream)
+    assert heldout is not None
+    first, again = list(heldout), list(heldout)
+    assert all(same(a, b) for a, b in zip(first, again, strict=True))
+    held = {int(s) for batch in first for s in batch["sample"]}
+    feed = open_feed(store, stream)
+    trained = {int(s) for b, _ in zip(feed, range(feed.batches_per_epoch), strict=False) for s in b["sample"]}
+    assert held
+    assert not held & trained
+
+
+def test_eval_has_labels(store: Store) -> None:
+    stream = StreamConfig(
+        dataset="image",
+        view=ViewConfig(size=32, kind="center", flip=False),
+        mask=MaskConfig(),
+        targets=(),
+        **COMMON,
+    )
+    batches = list(open_eval(store, stream))
+    labels = [label for batch in batches for label in batch["label"]]
+    assert sorted(set(labels)) == ["coarse", "fine"]
+    assert sum(len(batch["pixels"]) for batch in batches) == len(labels) == 14
+
+
+def test_limited_samples_are_the_same_each_time(store: Store) -> None:
+    from dataclasses import replace
+
+    feed = open_feed(store, replace(STREAMS["image"], samples=8))
+    assert feed.samples == 8
+    assert feed.batches_per_epoch == 2
+
+
+def test_stored_hog_equals_online_hog_within_its_bound(store: Store) -> None:
+    from dataclasses import replace
+
+    column = TargetConfig(kind="hog", cell=8, source="column")
+    stored = replace(STREAMS["image"], targets=(column,), frozen_views=3)
+    online = replace(STREAMS["image"], frozen_views=3)
+    with pytest.raises(StaleColumnError, match="headrace derive image hog cell=8"):
+        open_feed(store, stored)
+    derive(store, "image", {n: s.parameters for n, s in stored.needed_columns().items()}, DIRECT)
+    for left, right in zip(open_feed(store, stored, stop=8), open_feed(store, online, stop=8), strict=True):
+        assert torch.equal(left["pixels"], right["pixels"])
+        assert (left["targets.hog"] - right["targets.hog"]).abs().max() <= 1 / 510 + 1e-6
+    other = replace(stored, view=ViewConfig(size=32, scale=(0.5, 1.0)))
+    with pytest.raises(StaleColumnError, match="view"):
+        open_feed(store, other)
+
+
+def test_a_column_is_computed_once(store: Store, tmp_path: Path) -> None:
+    again = derive(store, "video", {"flow": {}}, DIRECT)["flow"]
+    assert (again["computed"], again["reused"]) == (0, 16)
+    other = derive(store, "video", {"flow": {"cell": 4}}, Executor(workers=2))["flow"]
+    assert (other["computed"], other["reused"]) == (16, 0)
+    lines = why(store, "video", "flow", {"cell": 16})
+    assert "cell 8, wanted 16" in lines[0]["reason"]
+
+
+def test_sidecars_hold_the_keys_of_their_shards(store: Store) -> None:
+    import webdataset
+
+    folder = Path(store.uri)
+    for shard in sorted((folder / "datasets/video/parts").rglob("shard-*.tar")):
+        base = [s["__key__"] for s in webdataset.WebDataset(str(shard), shardshuffle=False)]
+        for sidecar in (folder / "datasets/video/columns").rglob(shard.name):
+            derived = [s["__key__"] for s in webdataset.WebDataset(str(sidecar), shardshuffle=False)]
+            assert derived == base
+
+
+def test_derive_is_the_same_in_processes(store: Store, tmp_path: Path) -> None:
+    import shutil
+
+    hashes = set()
+    for number, executor in enumerate((DIRECT, Executor(workers=2))):
+        copy = tmp_path / str(number)
+        shutil.copytree(store.uri, copy)
+        derive(open_store(copy), "video", {"motion": {"cell": 16}}, executor)
+        hashes.add(tree_hash(copy))
+    assert len(hashes) == 1
+
+
+def test_flow_follows_the_moving_square(store: Store) -> None:
+    from pipelines.column_codec import unpack_array
+    from preprocessing.flow import int16_to_flow
+
+    sidecar = next((Path(store.uri) / "datasets/video/columns").glob("flow-*/*/shard-*.tar"))
+    import tarfile
+
+    with tarfile.open(sidecar) as tar:
+        member = tar.extractfile(tar.getmembers()[0])
+        assert member is not None
+        field = int16_to_flow(unpack_array(member.read()))
+    backward, forward = field[:, 2]
+    for flow, motion in ((forward, [3, 1]), (backward, [-3, -1])):
+        length = np.hypot(*np.moveaxis(flow, -1, 0))
+        inside = length > 0.8 * length.max()
+        assert np.median(flow[inside], axis=0) == pytest.approx(motion, abs=0.7)
