@@ -8,13 +8,18 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
+import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
 from preprocessing.errors import DecodeError
+from preprocessing.tiff_structure import Directory, directory_places, read_directory
 
 _LEVEL = 3
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PREDICTOR, _SAMPLE_FORMAT = 256, 257, 258, 259, 317, 339
+_ZSTD = 50000
+_KINDS = {1: "u", 2: "i", 3: "f"}
 
 
 def encode_raster(array_CHW: NDArray[np.generic]) -> bytes:
@@ -46,19 +51,53 @@ def decode_raster(data: bytes, channels: Sequence[int] | None = None) -> NDArray
     """Return (C, H, W): the channels asked for, in that order, or all; only these are decoded.
 
     Raises:
-        DecodeError: the bytes are not a whole stored raster, or lack a channel.
+        DecodeError: the bytes are not a stored raster, or lack a channel.
     """
+    if data[:4] != b"II*\x00":
+        raise DecodeError(
+            "unrecognised_format", f"stored raster starts with {data[:4]!r}, not TIFF"
+        )
+    places = directory_places(data)
+    wanted = range(len(places)) if channels is None else channels
+    if not len(wanted) or any(not 0 <= channel < len(places) for channel in wanted):
+        raise DecodeError(
+            "incomplete_channels",
+            f"stored raster of {len(places)} channels, asked for {list(wanted)}",
+        )
+    pages = [read_directory(data, places[channel]) for channel in wanted]
+    first = pages[0]
     try:
-        with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-            pages = tiff.pages
-            wanted = range(len(pages)) if channels is None else channels
-            if any(not 0 <= channel < len(pages) for channel in wanted):
-                raise DecodeError(
-                    "incomplete_channels",
-                    f"stored raster of {len(pages)} channels, asked for {list(wanted)}",
-                )
-            return np.stack([pages[channel].asarray() for channel in wanted])
-    except (tifffile.TiffFileError, ValueError, RuntimeError, OSError) as error:
-        if isinstance(error, DecodeError):
-            raise
+        shape = first.first(_HEIGHT), first.first(_WIDTH)
+        array = np.empty((len(pages), *shape), _dtype_of(first))
+        for page, plane in zip(pages, array, strict=True):
+            if (page.first(_HEIGHT), page.first(_WIDTH)) != shape or _dtype_of(page) != array.dtype:
+                raise ValueError("pages differ in shape or type")
+            _decode_page(data, page, plane)
+        return array
+    except (ValueError, RuntimeError, TypeError) as error:  # RuntimeError: imagecodecs
         raise DecodeError("decode_error", f"stored raster of {len(data)} bytes: {error}") from error
+
+
+def _dtype_of(page: Directory) -> np.dtype[np.generic]:
+    kind = _KINDS.get(page.first(_SAMPLE_FORMAT, 1), "")
+    return np.dtype(f"<{kind}{page.first(_BITS) // 8}")
+
+
+def _decode_page(data: bytes, page: Directory, plane: NDArray[np.generic]) -> None:
+    """Fill the plane (H, W) with a page of `encode_raster`: one strip, zstd behind a predictor."""
+    if page.first(_COMPRESSION) != _ZSTD or len(page.offsets) != 1 or len(page.sizes) != 1:
+        raise ValueError("a page is not one strip of zstd")
+    offset, size = page.offsets[0], page.sizes[0]
+    if offset + size > len(data):
+        raise ValueError(f"a strip ends at byte {offset + size}")
+    raw = imagecodecs.zstd_decode(data[offset : offset + size], out=plane.nbytes)
+    if len(raw) != plane.nbytes:
+        raise ValueError(f"a strip holds {len(raw)} bytes, {plane.nbytes} were expected")
+    values = np.frombuffer(raw, plane.dtype).reshape(plane.shape)
+    match page.first(_PREDICTOR, 1):
+        case 2:
+            imagecodecs.delta_decode(values, axis=-1, out=plane)
+        case 3:
+            plane[:] = imagecodecs.floatpred_decode(values, axis=-1)
+        case _:
+            plane[:] = values

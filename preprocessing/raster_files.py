@@ -89,6 +89,7 @@ _TIFF_ERRORS = (
     ValueError,
     RuntimeError,  # imagecodecs
     OSError,
+    AssertionError,
     LookupError,
     TypeError,
     struct.error,

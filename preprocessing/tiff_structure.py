@@ -15,10 +15,14 @@ from preprocessing.errors import DecodeError
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 _TYPE_SIZES |= {13: 4, 16: 8, 17: 8, 18: 8}
 _UNSIGNED = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-_WIDTH, _HEIGHT, _STRIPS, _STRIP_SIZES, _TILES, _TILE_SIZES = 256, 257, 273, 279, 324, 325
-_WANTED = frozenset(
-    (_WIDTH, _HEIGHT, _STRIPS, _STRIP_SIZES, _TILES, _TILE_SIZES, 258, 259, 277, 317, 339)
-)
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
+_STRIPS, _SAMPLES, _ROWS, _STRIP_SIZES, _PLANAR = 273, 277, 278, 279, 284
+_TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_SIZES = 322, 323, 324, 325
+_PREDICTOR, _SAMPLE_FORMAT = 317, 339
+_WANTED = frozenset((_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _STRIPS, _SAMPLES, _ROWS))
+_WANTED |= {_STRIP_SIZES, _PLANAR, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_SIZES}
+_WANTED |= {_PREDICTOR, _SAMPLE_FORMAT}
+_YCBCR = 6
 MAX_DIRECTORIES = 100_000
 
 
@@ -28,13 +32,24 @@ class Directory:
 
     tags: dict[int, Sequence[int]]
 
-    @property
-    def width(self) -> int:
-        return self.tags.get(_WIDTH, (0,))[0]
+    def first(self, tag: int, default: int = 0) -> int:
+        """Return the first value of a tag."""
+        return self.tags.get(tag, (default,))[0]
 
     @property
-    def height(self) -> int:
-        return self.tags.get(_HEIGHT, (0,))[0]
+    def values(self) -> int:
+        """How many numbers the page holds."""
+        return self.first(_WIDTH) * self.first(_HEIGHT) * self.first(_SAMPLES, 1)
+
+    @property
+    def segments(self) -> int:
+        """How many strips or tiles the page must have."""
+        planes = self.first(_SAMPLES, 1) if self.first(_PLANAR, 1) == 2 else 1
+        width, height = self.first(_WIDTH), self.first(_HEIGHT)
+        if _TILES in self.tags:
+            across = -(-width // max(1, self.first(_TILE_WIDTH, width)))
+            return across * -(-height // max(1, self.first(_TILE_HEIGHT, height))) * planes
+        return -(-height // max(1, self.first(_ROWS, height))) * planes
 
     @property
     def offsets(self) -> Sequence[int]:
@@ -52,52 +67,88 @@ def is_tiff(data: bytes) -> bool:
     return data[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
 
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """How numbers are written: byte order, and the letters of `struct` of classic or big TIFF."""
+
+    order: str
+    counter: str
+    word: str
+    entry: int
+
+    @property
+    def inline(self) -> int:
+        """Bytes of a tag's value that lie in the directory itself."""
+        return struct.calcsize(self.word)
+
+
 def read_directories(data: bytes) -> list[Directory]:
     """Return the pages of a TIFF in file order.
 
     Raises:
         DecodeError: truncated, where a directory or a tag's values lie beyond the end.
     """
-    order = "<" if data[:2] == b"II" else ">"
-    big = data[2:4] in (b"+\x00", b"\x00+")
-    head, word = (16, "Q") if big else (8, "I")
+    return [read_directory(data, place) for place in directory_places(data)]
+
+
+def directory_places(data: bytes) -> list[int]:
+    """Return where the directory of each page begins, without reading the tags.
+
+    Raises:
+        DecodeError: truncated, or decode_error for a chain that runs in a circle.
+    """
+    layout = _layout(data)
+    head = 16 if layout.word == "Q" else 8
     if len(data) < head:
         raise DecodeError("truncated", f"TIFF of {len(data)} bytes, shorter than its header")
-    place = struct.unpack_from(order + word, data, 8 if big else 4)[0]
-    pages: list[Directory] = []
-    seen: set[int] = set()
+    place = struct.unpack_from(layout.order + layout.word, data, head - layout.inline)[0]
+    places: dict[int, None] = {}
     while place:
-        if place in seen or len(pages) >= MAX_DIRECTORIES:
+        if place in places or len(places) >= MAX_DIRECTORIES:
             raise DecodeError("decode_error", f"TIFF: directory at byte {place} is listed again")
-        seen.add(place)
-        page, place = _read_directory(data, place, order, big)
-        pages.append(page)
-    if not pages:
+        places[place] = None
+        begin, entries = _entries(data, place, layout)
+        end = begin + entries * layout.entry
+        place = struct.unpack_from(layout.order + layout.word, data, end)[0]
+    if not places:
         raise DecodeError("decode_error", "TIFF without a directory")
-    return pages
+    return list(places)
 
 
-def _read_directory(data: bytes, place: int, order: str, big: bool) -> tuple[Directory, int]:
-    """Return one directory and the place of the next, 0 after the last."""
-    counter, word, entry = ("Q", "Q", 20) if big else ("H", "I", 12)
-    inline = 8 if big else 4
-    first = place + struct.calcsize(counter)
-    _check_extent(data, place, first - place)
-    entries = struct.unpack_from(order + counter, data, place)[0]
-    _check_extent(data, first, entries * entry + inline)
+def read_directory(data: bytes, place: int) -> Directory:
+    """Return the directory at a place.
+
+    Raises:
+        DecodeError: truncated, where the directory or a tag's values lie beyond the end.
+    """
+    layout = _layout(data)
+    begin, entries = _entries(data, place, layout)
+    header = struct.Struct(f"{layout.order}HH{layout.word}")
     tags: dict[int, Sequence[int]] = {}
-    for at in range(first, first + entries * entry, entry):
-        tag, kind = struct.unpack_from(order + "HH", data, at)
-        count = struct.unpack_from(order + word, data, at + 4)[0]
-        size = _TYPE_SIZES.get(kind, 1) * count
-        values = at + 4 + inline
-        if size > inline:
-            values = struct.unpack_from(order + word, data, values)[0]
+    for at in range(begin, begin + entries * layout.entry, layout.entry):
+        tag, kind, count = header.unpack_from(data, at)
+        size, values = _TYPE_SIZES.get(kind, 1) * count, at + header.size
+        if size > layout.inline:
+            values = struct.unpack_from(layout.order + layout.word, data, values)[0]
             _check_extent(data, values, size)
-        if tag in _WANTED and kind in _UNSIGNED:
-            tags[tag] = struct.unpack_from(f"{order}{count}{_UNSIGNED[kind]}", data, values)
-    following = struct.unpack_from(order + word, data, first + entries * entry)[0]
-    return Directory(tags), following
+        if tag in _WANTED and kind in _UNSIGNED and count:
+            tags[tag] = struct.unpack_from(f"{layout.order}{count}{_UNSIGNED[kind]}", data, values)
+    return Directory(tags)
+
+
+def _layout(data: bytes) -> _Layout:
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\x00", b"\x00+")
+    return _Layout(order, "Q", "Q", 20) if big else _Layout(order, "H", "I", 12)
+
+
+def _entries(data: bytes, place: int, layout: _Layout) -> tuple[int, int]:
+    """Return where the entries of a directory begin, and how many they are."""
+    begin = place + struct.calcsize(layout.counter)
+    _check_extent(data, place, begin - place)
+    entries: int = struct.unpack_from(layout.order + layout.counter, data, place)[0]
+    _check_extent(data, begin, entries * layout.entry + layout.inline)
+    return begin, entries
 
 
 def _check_extent(data: bytes, begin: int, size: int) -> None:
@@ -119,22 +170,36 @@ def check_tiff(data: bytes, *, sparse: bool = False, max_values: int = 2**30) ->
         DecodeError: truncated, too_large or decode_error.
     """
     pages = read_directories(data)
-    total = 0
-    for number, page in enumerate(pages):
-        values = page.width * page.height * page.tags.get(277, (1,))[0]
-        if not values:
-            raise DecodeError(
-                "decode_error", f"TIFF page {number}: {page.width}x{page.height} pixels"
-            )
-        total += values
-        if len(page.offsets) != len(page.sizes) or not page.offsets:
-            raise DecodeError("decode_error", f"TIFF page {number}: no list of strips or tiles")
-        if not sparse and 0 in page.sizes:
-            raise DecodeError("truncated", f"TIFF page {number}: a strip was never written")
+    total = sum(page.values for page in pages)
     if total > max_values:
         raise DecodeError("too_large", f"TIFF of {total} values; at most {max_values} are decoded")
+    for number, page in enumerate(pages):
+        _check_page(page, f"TIFF page {number}", sparse)
     _check_extents(pages, len(data))
     return pages
+
+
+def _check_page(page: Directory, where: str, sparse: bool) -> None:
+    """Refuse a page whose list of strips or tiles cannot hold its pixels."""
+    if not page.values:
+        size = f"{page.first(_WIDTH)}x{page.first(_HEIGHT)}"
+        raise DecodeError("decode_error", f"{where}: {size} pixels, {page.first(_SAMPLES)} samples")
+    if len(page.offsets) != len(page.sizes) or len(page.offsets) < page.segments:
+        raise DecodeError(
+            "decode_error",
+            f"{where}: {len(page.offsets)} offsets and {len(page.sizes)} sizes "
+            f"of {page.segments} strips or tiles",
+        )
+    if 0 in page.sizes:
+        if not sparse:
+            raise DecodeError("truncated", f"{where}: a strip was never written")
+        return
+    plain = page.first(_COMPRESSION, 1) == 1 and page.first(_PHOTOMETRIC) != _YCBCR
+    needed = page.values * page.first(_BITS, 1) // 8
+    if plain and sum(page.sizes) < needed:
+        raise DecodeError(
+            "truncated", f"{where}: strips of {sum(page.sizes)} bytes, its pixels need {needed}"
+        )
 
 
 def _check_extents(pages: Sequence[Directory], length: int) -> None:

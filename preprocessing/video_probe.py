@@ -103,7 +103,7 @@ def opened(data: bytes, container: str) -> Iterator[tuple[InputContainer, VideoS
         DecodeError: no_video_stream, or decode_error where FFmpeg gives up, inside the block too.
     """
     try:
-        with av.open(io.BytesIO(data), "r", format=container) as source:
+        with av.open(io.BytesIO(data), "r", format=container, metadata_errors="ignore") as source:
             if not source.streams.video:
                 raise DecodeError("no_video_stream", f"{container} without a video stream")
             stream = source.streams.video[0]

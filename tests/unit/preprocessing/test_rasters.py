@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from collections.abc import Callable
@@ -239,6 +240,16 @@ def test_a_channel_that_is_not_there_is_named() -> None:
         decode_raster(encode_raster(FIELD), [3])
     with pytest.raises(ValueError, match=r"\(40, 56\); \(C, H, W\)"):
         encode_raster(FIELD[0])
+
+
+def test_damaged_payloads_raise_nothing_but_decode_errors() -> None:
+    rng = np.random.default_rng(0)
+    data = encode_raster(FIELD[:, :9, :9])
+    for _ in range(300):
+        damaged = np.frombuffer(data, np.uint8).copy()
+        damaged[rng.integers(0, len(data), 3)] = rng.integers(0, 256, 3)
+        with contextlib.suppress(DecodeError):
+            decode_raster(damaged.tobytes())
 
 
 def test_no_nan_leaves_a_shard() -> None:
