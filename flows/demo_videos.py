@@ -70,7 +70,7 @@ def _mover(
     """Choose the path of one object; `place` is where it starts, as a share of the width."""
     time = np.arange(frames)
     small = min(height, width)
-    radius = small * (rng.uniform(0.05, 0.08) if kind == "swarm" else rng.uniform(0.11, 0.17))
+    radius = small * (rng.uniform(0.05, 0.08) if kind == "swarm" else rng.uniform(0.13, 0.19))
     x, y = (0.15 + 0.7 * place) * width, rng.uniform(0.25, 0.75) * height
     phase = rng.uniform(0, 2 * math.pi)
     if kind == "orbit":
@@ -118,8 +118,8 @@ def _sprite(mover: Mover, rng: np.random.Generator) -> NDArray[np.float32]:
     centre, radius = (size // 2, size // 2), mover.radius
     texture = {
         "disc": lambda: value_noise(rng, size, size, (6, 6), 3),
-        "ring": lambda: stripes(rng, size, size, 7, rng.uniform(0, math.pi)),
-        "bar": lambda: stripes(rng, size, size, 5, math.pi / 2),
+        "ring": lambda: _marked(rng, size, rng.uniform(0, math.pi)),
+        "bar": lambda: _marked(rng, size, math.pi / 2),
         "square": lambda: dots(rng, size, size, 14, (2, 4)),
     }[mover.shape]()
     alpha = np.zeros((size, size), np.float32)
@@ -133,6 +133,12 @@ def _sprite(mover: Mover, rng: np.random.Generator) -> NDArray[np.float32]:
         cv2.rectangle(alpha, low, (centre[0] + across, centre[1] + int(radius)), 1.0, -1)
     colour = coloured(0.25 + 0.75 * texture, palette(rng))
     return np.concatenate([colour * alpha[..., None], alpha[..., None]], axis=2)
+
+
+def _marked(rng: np.random.Generator, size: int, angle: float) -> NDArray[np.float32]:
+    """Return broad stripes broken by noise: without it, every stripe would look like the next."""
+    noise = value_noise(rng, size, size, (5, 5), 3)
+    return 0.55 * stripes(rng, size, size, 11, angle) + 0.45 * noise
 
 
 def _lay(

@@ -1,0 +1,202 @@
+"""What a report shows, as plain frozen data; `flows.report` renders it."""
+
+from __future__ import annotations
+
+import base64
+import struct
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from flows.report_curves import Series
+
+LOSSY, LOSSLESS = 84, 101
+"WebP qualities; above 100 is lossless."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Image:
+    """One encoded picture."""
+
+    data: bytes
+    media: str
+    "image/webp or image/png"
+    width: int
+    height: int
+    caption: str = ""
+    sharp: bool = False
+    "enlarge in squares, without smoothing"
+
+    @property
+    def uri(self) -> str:
+        """The picture inside its address, so that the report needs no other file."""
+        return f"data:{self.media};base64,{base64.b64encode(self.data).decode()}"
+
+
+def image(
+    picture: NDArray[np.uint8], caption: str = "", *, lossless: bool = False, sharp: bool = False
+) -> Image:
+    """Encode a (H, W, 3) or (H, W, 4) picture as WebP."""
+    order = [2, 1, 0, 3][: picture.shape[2]]
+    quality = [cv2.IMWRITE_WEBP_QUALITY, LOSSLESS if lossless else LOSSY]
+    data = cv2.imencode(".webp", np.ascontiguousarray(picture[..., order]), quality)[1].tobytes()
+    height, width = picture.shape[:2]
+    return Image(
+        data=data, media="image/webp", width=width, height=height, caption=caption, sharp=sharp
+    )
+
+
+def image_of_png(data: bytes, caption: str = "") -> Image:
+    """Take a PNG as it is, such as the pictures that a run left.
+
+    Raises:
+        ValueError: not a PNG.
+    """
+    if data[:8] != b"\x89PNG\r\n\x1a\n":
+        raise ValueError(f"image_of_png: starts with {data[:8]!r}. A PNG file was expected.")
+    width, height = struct.unpack(">II", data[16:24])
+    return Image(data=data, media="image/png", width=width, height=height, caption=caption)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """Rows under heads; cells are shown as text, numbers aligned."""
+
+    heads: tuple[str, ...]
+    rows: tuple[tuple[str | float | int, ...], ...]
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """One labelled picture, usually a strip of frames."""
+
+    label: str
+    image: Image
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Exhibit:
+    """Strips of one sample that belong below each other: frames, flow, mask, reconstruction."""
+
+    title: str
+    rows: tuple[Row, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RejectCause:
+    """Raw files that were refused for one cause."""
+
+    reason: str
+    count: int
+    examples: tuple[tuple[str, str], ...]
+    "(file, detail), a few"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Books:
+    """What became of every raw file."""
+
+    inputs: int
+    written: int
+    duplicates: int
+    rejects: int
+
+    @property
+    def close(self) -> bool:
+        """Whether every raw file ended somewhere."""
+        return self.inputs == self.written + self.duplicates + self.rejects
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ColumnSection:
+    """A derived column."""
+
+    name: str
+    fingerprint: str
+    version: int
+    parameters: dict[str, object]
+    bound: str
+    bytes: int
+    exhibits: tuple[Exhibit, ...] = ()
+    key: Image | None = None
+    "how to read the colours"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetSection:
+    """A dataset, from raw files to columns."""
+
+    name: str
+    modality: str
+    snapshot: int
+    fingerprint: str
+    parts: int
+    shards: int
+    samples: int
+    bytes: int
+    books: Books
+    reject_causes: tuple[RejectCause, ...] = ()
+    splits: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    statistics: Table | None = None
+    thumbnails: tuple[Image, ...] = ()
+    columns: tuple[ColumnSection, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """Curves over common axes."""
+
+    title: str
+    x_label: str
+    y_label: str
+    series: tuple[Series, ...]
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeRow:
+    """A test of the frozen encoder beside the same encoder untrained; accuracies from 0 to 1."""
+
+    dataset: str
+    probe: str
+    samples: int
+    classes: int
+    untrained: float | None
+    trained: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunSection:
+    """A run: what it was asked, how it went, what came out."""
+
+    name: str
+    dataset: str
+    recipe: str
+    paper: str = ""
+    facts: tuple[tuple[str, str], ...] = ()
+    "headline numbers: name and value with its unit"
+    charts: tuple[Chart, ...] = ()
+    masks: tuple[Exhibit, ...] = ()
+    reconstructions: tuple[Exhibit, ...] = ()
+    pictures: tuple[Image, ...] = ()
+    "pictures that the run left while it trained, oldest first"
+    throughput: Table | None = None
+    probes: tuple[ProbeRow, ...] = ()
+    provenance: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReportData:
+    """All that a report shows."""
+
+    title: str
+    subtitle: str = ""
+    summary: Table | None = None
+    datasets: tuple[DatasetSection, ...] = ()
+    runs: tuple[RunSection, ...] = ()
+    footer: str = ""
