@@ -20,7 +20,9 @@ from training.schedules import schedule_named
 def about_input(
     recipe: Recipe, batch: Batch, channels: list[str], stats: dict[str, list[float]]
 ) -> dict[str, Any]:
-    """Return what the data decide about the model; recorded, so that a run's encoder can be built again."""
+    """Return what the data decide about the model; recorded, so that a run's encoder can be built
+    again.
+    """
     shape = batch["pixels"].shape
     names = list(recipe.data.bands) or [name for group in recipe.model.groups for name in group]
     if names and channels:
@@ -40,7 +42,9 @@ def about_input(
 
 
 def make_trainer(recipe: Recipe, about: dict[str, Any], place: Place) -> Trainer:
-    """Return a trainer at its first state: a pure function of the recipe and of what the data decide."""
+    """Return a trainer at its first state: a pure function of the recipe and of what the data
+    decide.
+    """
     torch.manual_seed(recipe.seed)
     shape = about["shape"]
     model = build_model(recipe.model, _model_input(recipe, about))

@@ -1,7 +1,7 @@
 """Checkpoints: whole or absent, verified on read, never unpickled as code.
 
-`step-N.pt` holds the bytes; `step-N.json`, written after it, holds their size and SHA-256 and makes the
-checkpoint exist. Bytes without a record are what a killed run left and are written over.
+`step-N.pt` holds the bytes; `step-N.json`, written after it, holds their size and SHA-256 and makes
+the checkpoint exist. Bytes without a record are what a killed run left and are written over.
 """
 
 from __future__ import annotations
@@ -28,7 +28,9 @@ def checkpoint_path(run: str, step: int) -> str:
 
 
 def write_checkpoint(store: Store, run: str, step: int, state: dict[str, Any], keep: int) -> None:
-    """Write the state after `step` optimiser steps, then remove all but the newest `keep` checkpoints."""
+    """Write the state after `step` optimiser steps, then remove all but the newest `keep`
+    checkpoints.
+    """
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
@@ -58,20 +60,24 @@ def read_checkpoint(
     steps = list_checkpoints(store, run)
     if not steps or (step is not None and step not in steps):
         raise CheckpointError(
-            f"run {run}: has no checkpoint{'' if step is None else f' of step {step}'}; complete ones: {steps}. "
+            f"run {run}: has no checkpoint{'' if step is None else f' of step {step}'}; complete "
+            f"ones: {steps}. "
             f"Train it with 'headrace pretrain RECIPE --run {run}'."
         )
     path = checkpoint_path(run, steps[-1] if step is None else step)
     record = json.loads(store.read(_record(path)))
     if record["version"] != VERSION:
         raise CheckpointError(
-            f"{path}: is of format {record['version']}, this code reads {VERSION}. Use the headrace that wrote it."
+            f"{path}: is of format {record['version']}, this code reads {VERSION}. Use the "
+            "headrace that wrote it."
         )
     data = store.read(path)
     if sha256_hex(data) != record["sha256"]:
         raise CheckpointError(
-            f"{path}: its {len(data)} bytes are not the {record['bytes']} that were written (SHA-256 differs). "
-            f"Remove it and its record, then resume from {[s for s in steps if s != record['step']] or 'the start'}."
+            f"{path}: its {len(data)} bytes are not the {record['bytes']} that were written "
+            "(SHA-256 differs). "
+            "Remove it and its record, then resume from "
+            f"{[s for s in steps if s != record['step']] or 'the start'}."
         )
     state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     return state

@@ -15,7 +15,7 @@ from training.session import Progress
 
 @torch.no_grad()
 def pooled(trainer: Trainer, pixels: Tensor) -> Tensor:
-    """Return the mean of the patch tokens (B, D) of whole samples, raw pixels as a feed gives them."""
+    """Return the mean of the patch tokens (B, D) of whole samples, raw pixels of a feed."""
     inputs = trainer.inputs(pixels.to(trainer.device))
     return bare(trainer.model).features(inputs).mean(1).float().cpu()
 

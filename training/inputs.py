@@ -7,16 +7,18 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from preprocessing.patches import self_standardise
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-SELF_EPS = 1e-5
 
 
 class InputNorm(nn.Module):
     """Normalises (B, C, H, W) or (B, C, T, H, W) pixels, uint8 or float32, to float32.
 
-    `imagenet` and `unit` divide by 255 first; `stats` and `stretch` use the dataset's mean and variance as
-    stored (stretch: mean +- 2 std to [0, 1], clipped); `self` has zero mean and unit variance per sample and channel.
+    `imagenet` and `unit` divide by 255 first; `stats` and `stretch` use the dataset's mean and
+    variance as stored (stretch: mean +- 2 std to [0, 1], clipped); `self` has zero mean and unit
+    variance per sample and channel.
     """
 
     def __init__(
@@ -32,22 +34,12 @@ class InputNorm(nn.Module):
         """Return the normalised pixels."""
         x = pixels.float()
         if self.kind == "self":
-            return standardise(x)
+            return self_standardise(x / 255.0 if pixels.dtype == torch.uint8 else x)
         shape = (1, -1) + (1,) * (x.ndim - 2)
         mean, std = self.mean.view(shape), self.std.view(shape)
         if self.kind == "stretch":
             return ((x - (mean - 2 * std)) / (4 * std)).clamp(0, 1)
         return (x - mean) / std
-
-
-def standardise(x: Tensor) -> Tensor:
-    """Return x (B, C, ...) with zero mean and unit variance (biased) per sample and channel.
-
-    Source: Kraus et al. 2024, instance normalisation without gains, eps 1e-5.
-    """
-    axes = tuple(range(2, x.ndim))
-    variance, mean = torch.var_mean(x, dim=axes, correction=0, keepdim=True)
-    return (x - mean) * torch.rsqrt(variance + SELF_EPS)
 
 
 def _moments(
@@ -56,15 +48,18 @@ def _moments(
     if kind == "imagenet":
         if channels != 3:
             raise ValueError(
-                f"model.norm_input is imagenet, the samples have {channels} channels; it fits RGB only. "
+                f"model.norm_input is imagenet, the samples have {channels} channels; it fits "
+                "RGB only. "
                 "Use stats, stretch or self."
             )
         return [255 * m for m in IMAGENET_MEAN], [255 * s for s in IMAGENET_STD]
     if kind in ("stats", "stretch"):
         if not stats or len(stats["mean"]) != channels:
             raise ValueError(
-                f"model.norm_input is {kind}, the samples have {channels} channels, the dataset's statistics "
-                f"{len(stats['mean']) if stats else 0}. Set data.bands to channels of the dataset, or use self."
+                f"model.norm_input is {kind}, the samples have {channels} channels, the "
+                "dataset's statistics "
+                f"{len(stats['mean']) if stats else 0}. Set data.bands to channels of the "
+                "dataset, or use self."
             )
         return list(stats["mean"]), [max(float(v), 1e-12) ** 0.5 for v in stats["variance"]]
     return [0.0] * channels, [255.0] * channels

@@ -1,7 +1,7 @@
 """The loop: batches in, weights out. It knows no file, no dataset and no recipe.
 
-The state after step s is a function of the state after step s-1 and of batch s alone, so a run that resumes
-from a checkpoint repeats, bit for bit on a CPU, what an uninterrupted one does.
+The state after step s is a function of the state after step s-1 and of batch s alone, so a run that
+resumes from a checkpoint repeats, bit for bit on a CPU, what an uninterrupted one does.
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ class Window:
 
 
 def train(trainer: Trainer, batches: Iterable[Batch], steps: range, hooks: Hooks) -> int:
-    """Take the optimiser steps `steps`, one batch each; returns how many steps of the run are finished.
+    """Take the optimiser steps `steps`, one batch each; returns how many steps of the run are
+    finished.
 
     Raises:
         DivergedError: the loss is not finite.
@@ -169,7 +170,8 @@ def _next_batch(source: Iterator[Batch], step: int, device: torch.device) -> tup
         batch = next(source)
     except StopIteration as error:
         raise ValueError(
-            f"the feed ended before step {step + 1}. A feed must hold every batch of the run; was it closed?"
+            f"the feed ended before step {step + 1}. A feed must hold every batch of the run; "
+            "was it closed?"
         ) from error
     return to_device(batch, device), time.monotonic() - began
 
@@ -178,7 +180,8 @@ def _split(batch: Batch, parts: int) -> list[Batch]:
     samples = len(batch["pixels"])
     if samples % parts:
         raise ValueError(
-            f"accumulate is {parts}, a rank's share of the batch is {samples} samples; it must divide it. "
+            f"accumulate is {parts}, a rank's share of the batch is {samples} samples; it must "
+            "divide it. "
             "Change batch or accumulate."
         )
     size = samples // parts
@@ -205,12 +208,15 @@ def _count(window: Window, batch: Batch, loss: Tensor, parts: dict[str, Tensor])
 
 
 def _line(window: Window, step: int, rate: float, norm: Tensor, batch: Batch) -> dict[str, Any]:
-    """Return the figures since the last line; means over its steps, the gradient norm of the last one."""
+    """Return the figures since the last line; means over its steps, the gradient norm of the last
+    one.
+    """
     loss = float(torch.stack(window.losses).mean())
     if not math.isfinite(loss):
         raise DivergedError(
             f"step {step}: the loss is {loss}. The last batch held the samples "
-            f"{batch['sample'].tolist()[:8]} and others. Lower optim.lr or set optim.clip, then resume."
+            f"{batch['sample'].tolist()[:8]} and others. Lower optim.lr or set optim.clip, then "
+            "resume."
         )
     seconds = max(time.monotonic() - window.began, 1e-9)
     line = {

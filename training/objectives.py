@@ -1,8 +1,8 @@
 """Targets of the masked tokens and the losses on them.
 
-A prediction is (B, Q, P): a vector for each decoded token. Pixel targets are made here from the pixels; all
-others come with the batch as `targets.<kind>` (B, N, P). The loss is the mean over tokens that were decoded
-and hidden from the encoder.
+A prediction is (B, Q, P): a vector for each decoded token. Pixel targets are made here from the
+pixels; all others come with the batch as `targets.<kind>` (B, N, P). The loss is the mean over
+tokens that were decoded and hidden from the encoder.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from preprocessing.patches import normalise_patches
 from training.models.layout import PixelLayout
 from training.models.tokens import cut_patches, take_tokens
 
@@ -25,7 +26,8 @@ NORM_EPS = 1e-6
 def patchify(pixels: Tensor, layout: PixelLayout) -> Tensor:
     """Return the pixel values of every token, (B, N, P), in the model's own order.
 
-    With groups, tokens are group-major and P is that of the largest group: smaller ones end in zeros.
+    With groups, tokens are group-major and P is that of the largest group: smaller ones end in
+    zeros.
     """
     if pixels.ndim == 5 and layout.frames:
         pixels = pixels[:, :, list(layout.frames)]
@@ -39,7 +41,9 @@ def patchify(pixels: Tensor, layout: PixelLayout) -> Tensor:
 
 
 def unpatchify(values: Tensor, layout: PixelLayout, shape: Sequence[int]) -> Tensor:
-    """Return pixels of `shape` (B, C, H, W) or (B, C, T, H, W) from (B, N, P): the inverse of `patchify`."""
+    """Return pixels of `shape` (B, C, H, W) or (B, C, T, H, W) from (B, N, P): the inverse of
+    `patchify`.
+    """
     b, channels = shape[:2]
     frames = 1 if len(shape) == 4 else (len(layout.frames) or shape[2])
     h, w = shape[-2] // layout.patch, shape[-1] // layout.patch
@@ -60,39 +64,65 @@ def unpatchify(values: Tensor, layout: PixelLayout, shape: Sequence[int]) -> Ten
     return x[:, :, 0] if len(shape) == 4 else x
 
 
-def normalise_patches(values: Tensor) -> Tensor:
-    """Return (..., P) with mean 0 and variance 1 a token: MAE's target, unbiased, eps inside the root."""
+def patch_moments(
+    values: Tensor, layout: PixelLayout, norm: str, channels: int
+) -> tuple[Tensor, Tensor]:
+    """Return the mean and the scale by which the pixel targets (B, N, P) are normalised, as shapes
+    that fit them.
+
+    Args:
+        values: what `patchify` returns.
+        norm: none; mae: over all values of a token, unbiased, eps inside the root; videomae: for
+            each channel of a token, unbiased, eps outside the root.
+        channels: of the sample.
+    """
+    if norm == "none":
+        return values.new_zeros(()), values.new_ones(())
+    if norm == "videomae":
+        tubes = values.unflatten(-1, (-1, channels))
+        std, mean = torch.std_mean(tubes, dim=-2, keepdim=True)
+        mean, scale = mean.expand_as(tubes), (std + NORM_EPS).expand_as(tubes)
+        return mean.flatten(-2), scale.flatten(-2)
+    if norm != "mae":
+        raise ValueError(f"target.norm is {norm!r}; it must be none, mae or videomae.")
+    if layout.groups:
+        return _group_moments(values, layout)
     variance, mean = torch.var_mean(values, dim=-1, keepdim=True)
-    return (values - mean) / (variance + NORM_EPS) ** 0.5
-
-
-def normalise_tubes(values: Tensor, channels: int) -> Tensor:
-    """Return (..., n*C) normalised per token AND channel: VideoMAE's target, eps outside the root."""
-    x = values.unflatten(-1, (-1, channels))
-    std, mean = torch.std_mean(x, dim=-2, keepdim=True)
-    return ((x - mean) / (std + NORM_EPS)).flatten(-2)
+    return mean, (variance + NORM_EPS).sqrt()
 
 
 def pixel_targets(pixels: Tensor, layout: PixelLayout, norm: str) -> Tensor:
-    """Return the pixel targets (B, N, P) of `pixels` as the network sees them, or of [0, 1] for `videomae`."""
+    """Return the pixel targets (B, N, P) of `pixels` as the network sees them, or of [0, 1] for
+    `videomae`.
+    """
     values = patchify(pixels, layout)
-    if norm == "mae" and layout.groups:
-        counts = group_counts(layout, values.shape[1], values.device)
-        return _normalise_padded(values, counts)
-    if norm == "mae":
-        return normalise_patches(values)
-    if norm == "videomae":
-        return normalise_tubes(values, pixels.shape[1])
-    if norm != "none":
-        raise ValueError(f"target.norm is {norm!r}; it must be none, mae or videomae.")
-    return values
+    mean, scale = patch_moments(values, layout, norm, pixels.shape[1])
+    targets = (values - mean) / scale
+    return targets * real_values(layout, values) if layout.groups else targets
 
 
-def group_counts(layout: PixelLayout, tokens: int, device: torch.device | None = None) -> Tensor:
-    """Return how many values of each token (N,) are real; the rest pad up to the largest group."""
-    each = tokens // len(layout.groups)
-    counts = torch.tensor([len(g) * layout.patch**2 for g in layout.groups], device=device)
-    return counts.repeat_interleave(each)
+def real_values(layout: PixelLayout, values: Tensor) -> Tensor:
+    """Return (N, P): 1 where a value of a group's token is real, 0 where it pads up to the largest
+    group.
+    """
+    counts = [len(group) * layout.patch**2 for group in layout.groups]
+    each = torch.arange(values.shape[-1], device=values.device) < torch.tensor(
+        counts, device=values.device
+    ).unsqueeze(1)
+    return each.repeat_interleave(values.shape[1] // len(counts), dim=0).to(values.dtype)
+
+
+def _group_moments(values: Tensor, layout: PixelLayout) -> tuple[Tensor, Tensor]:
+    groups = len(layout.groups)
+    x = values.unflatten(1, (groups, -1))
+    real = real_values(layout, values).unflatten(0, (groups, -1))
+    axes = (1, 3) if layout.joint_norm else (3,)
+    counts = real.expand_as(x).sum(axes, keepdim=True)
+    mean = x.sum(axes, keepdim=True) / counts
+    variance = ((x - mean) * real).square().sum(axes, keepdim=True) / (counts - 1)
+    shape = (-1, groups, x.shape[2], 1)
+    mean, scale = mean.expand(shape), (variance + NORM_EPS).sqrt().expand(shape)
+    return mean.flatten(1, 2), scale.flatten(1, 2)
 
 
 def hidden_weights(visible: Tensor, decoded: Tensor, tokens: int) -> Tensor:
@@ -128,12 +158,19 @@ class Objective:
         for target in self.targets:
             predicted = predictions[target.kind].float()
             full = self.target_values(target, batch, inputs)
-            counts = None
+            real = None
             if target.kind == "pixels" and self.layout.groups:
-                counts = group_counts(self.layout, full.shape[1], full.device)[decoded]
-            errors = token_errors(predicted, take_tokens(full, decoded), counts)
+                real = real_values(self.layout, full)[decoded]
+            errors = token_errors(predicted, take_tokens(full, decoded), real)
             part = masked_mean(errors, hidden_weights(visible, decoded, full.shape[1]))
             parts[target.kind] = part.detach()
+            if target.fourier:
+                made = full.scatter(1, decoded[..., None].expand_as(predicted), predicted)
+                spectrum = fourier_images(
+                    *(unpatchify(x, self.layout, inputs.shape) for x in (made, full))
+                ).mean()
+                parts["fourier"] = spectrum.detach()
+                part = (1 - target.fourier) * part + target.fourier * spectrum
             total = total + target.weight * part
         return total, parts
 
@@ -142,29 +179,63 @@ class Objective:
     ) -> Tensor:
         """Return the values (B, N, P) of one target for every token."""
         if target.kind != "pixels":
-            return batch[f"targets.{target.kind}"].float()
+            values = batch[f"targets.{target.kind}"].float()
+            return normalise_patches(values) if target.norm == "mae" else values
         if target.norm == "videomae":
             return pixel_targets(batch["pixels"].float() / 255.0, self.layout, "videomae")
         return pixel_targets(inputs, self.layout, target.norm)
 
 
-def token_errors(predicted: Tensor, wanted: Tensor, counts: Tensor | None = None) -> Tensor:
-    """Return the mean squared error of each token (B, Q); `counts` (B, Q) are the real values of padded ones."""
-    if counts is None:
-        return (predicted - wanted).square().mean(-1)
-    real = torch.arange(wanted.shape[-1], device=wanted.device) < counts[..., None]
-    return ((predicted - wanted).square() * real).sum(-1) / counts
+def token_errors(predicted: Tensor, wanted: Tensor, real: Tensor | None = None) -> Tensor:
+    """Return the mean squared error of each token (B, Q); `real` (B, Q, P) is 0 where a token is
+    padded.
+    """
+    squares = (predicted - wanted).square()
+    return squares.mean(-1) if real is None else (squares * real).sum(-1) / real.sum(-1)
+
+
+def fourier_images(made: Tensor, wanted: Tensor) -> Tensor:
+    """Return the difference of Fourier magnitudes (B, C, ..., H, W) of two images, transforms not
+    normalised.
+    """
+    return (torch.fft.fft2(made).abs() - torch.fft.fft2(wanted).abs()).abs()
+
+
+def fourier_tokens(made: Tensor, wanted: Tensor, modalities: int = 1) -> Tensor:
+    """Return the released token form (B, N, P) of the Fourier loss; for parity only.
+
+    It reads the memory of (B, M * L, P) as (B, P * M, sqrt L, sqrt L) without a transpose, which is
+    no picture.
+    """
+    edge = round((made.shape[1] // modalities) ** 0.5)
+    shape = (len(made), -1, edge, edge)
+    return fourier_images(made.reshape(shape), wanted.reshape(shape)).reshape(made.shape)
+
+
+def released_group_loss(
+    predicted: Tensor, pixels: Tensor, hidden: Tensor, layout: PixelLayout, norm: str
+) -> Tensor:
+    """Return SatMAE's loss as released: group-ordered predictions against targets in the sensor's
+    order.
+
+    Args:
+        predicted: (B, C, L, p*p), channels in the order of the groups.
+        pixels: (B, C, H, W), channels in the sensor's order.
+        hidden: (B, G, L), 1 = hidden.
+        norm: none or mae.
+
+    The loop uses targets in group order instead, which is what the heads are for.
+    """
+    plain = PixelLayout(patch=layout.patch, channels_last=False)
+    targets = (
+        pixel_targets(pixels, plain, norm).unflatten(-1, (pixels.shape[1], -1)).transpose(1, 2)
+    )
+    errors = (predicted - targets).square().mean(-1)
+    by_group = [errors[:, list(group)].mean(1) for group in layout.groups]
+    return (torch.stack(by_group, dim=1) * hidden).sum() / hidden.sum()
 
 
 def _values(pixels: Tensor, layout: PixelLayout, tubelet: int) -> Tensor:
     x = cut_patches(pixels, layout.patch, tubelet)
     x = x.permute(0, 1, 2, 3, 5, 6, 7, 4) if layout.channels_last else x
     return x.flatten(4).flatten(1, 3)
-
-
-def _normalise_padded(values: Tensor, counts: Tensor) -> Tensor:
-    real = (torch.arange(values.shape[-1], device=values.device) < counts[:, None]).float()
-    mean = values.sum(-1, keepdim=True) / counts[:, None]
-    centred = (values - mean) * real
-    variance = centred.square().sum(-1, keepdim=True) / (counts[:, None] - 1)
-    return centred / (variance + NORM_EPS) ** 0.5

@@ -79,11 +79,13 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rates for the linear probe of MAE: trust ratio on matrices only, no Nesterov."""
+    """Layer-wise adaptive rates for the linear probe of MAE: trust ratio on matrices only, no
+    Nesterov.
+    """
 
     def __init__(
         self,
-        parameters: Any,  # noqa: ANN401 - as torch.optim takes them
+        parameters: Any,
         lr: float,
         *,
         weight_decay: float = 0.0,

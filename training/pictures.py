@@ -13,7 +13,7 @@ from torch import Tensor
 from training.loop import Trainer, to_device
 from training.models.layout import PixelLayout
 from training.models.tokens import take_tokens
-from training.objectives import NORM_EPS, group_counts, patchify, unpatchify
+from training.objectives import patch_moments, patchify, unpatchify
 
 Batch = dict[str, Any]
 HIDDEN_GRAY = 0.25
@@ -24,7 +24,8 @@ EDGE = 96
 
 @torch.no_grad()
 def draw_sheet(trainer: Trainer, batch: Batch) -> bytes:
-    """Return a PNG: for each sample, rows of input, masked input and reconstruction; frames run to the right.
+    """Return a PNG: for each sample, rows of input, masked input and reconstruction; frames run to
+    the right.
 
     A model without a pixel target shows the strength of its predicted gradients in the third row.
     """
@@ -63,31 +64,19 @@ def _rebuild(
         made = made / made.amax().clamp_min(1e-6) * values.amax()
     else:
         layout = trainer.objective.layout
-        made = _denormalise(predictions["pixels"].float(), true, layout, target.norm, batch)
+        raw = values if target.norm != "videomae" else patchify(batch["pixels"].float(), layout)
+        mean, scale = patch_moments(raw, layout, target.norm, batch["pixels"].shape[1])
+        mean, scale = (take_tokens(x.expand_as(raw), decoded) for x in (mean, scale))
+        made = predictions["pixels"].float() * scale + mean
+        if target.norm == "videomae":
+            made = _as_inputs(trainer, made, batch["pixels"].shape[1])
     return values.scatter(1, decoded[..., None].expand_as(made), made)
 
 
-def _denormalise(
-    made: Tensor, true: Tensor, layout: PixelLayout, norm: str, batch: Batch
-) -> Tensor:
-    """Return predictions of normalised targets in pixel units, by the true mean and spread of each token."""
-    if norm == "none":
-        return made
-    if norm == "videomae":
-        channels = batch["pixels"].shape[1]
-        tubes = true.unflatten(-1, (-1, channels))
-        std, mean = torch.std_mean(tubes, dim=-2, keepdim=True)
-        return (made.unflatten(-1, (-1, channels)) * (std + NORM_EPS) + mean).flatten(-2)
-    if layout.groups:
-        counts = group_counts(
-            layout, batch["visible"].shape[1] + batch["masked"].shape[1], made.device
-        )
-        counts = counts[batch["decoded"]][..., None]
-        mean = true.sum(-1, keepdim=True) / counts
-        variance = (true.square().sum(-1, keepdim=True) - counts * mean.square()) / (counts - 1)
-        return made * (variance.clamp_min(0) + NORM_EPS) ** 0.5 + mean
-    variance, mean = torch.var_mean(true, dim=-1, keepdim=True)
-    return made * (variance + NORM_EPS) ** 0.5 + mean
+def _as_inputs(trainer: Trainer, raw: Tensor, channels: int) -> Tensor:
+    """Return raw values (B, Q, n*C), channel last, as the network's inputs have them."""
+    clip = raw.unflatten(-1, (-1, channels)).movedim(-1, 1)
+    return trainer.inputs(clip).movedim(1, -1).flatten(-2)
 
 
 def _range(inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,6 +108,8 @@ def _png(shown: Tensor) -> bytes:
 
 
 def _as_rgb(frames: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return (B, rows, T, H, W, 3) uint8 of (B, rows, C, T, H, W): the first three channels, or one as gray."""
+    """Return (B, rows, T, H, W, 3) uint8 of (B, rows, C, T, H, W): the first three channels, or one
+    as gray.
+    """
     picked = frames[:, :, [0, 1, 2]] if frames.shape[2] >= 3 else frames[:, :, [0, 0, 0]]
     return np.round(picked * 255).astype(np.uint8).transpose(0, 1, 3, 4, 5, 2)

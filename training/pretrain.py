@@ -1,6 +1,8 @@
-"""The entry point: joins a feed to the loop, by a recipe. The only module here that imports `pipelines`.
+"""The entry point: joins a feed to the loop, by a recipe. The only module here that imports
+`pipelines`.
 
-Runs in one process, or in several under torchrun: `torchrun --nproc-per-node 8 -m training.pretrain RECIPE …`.
+Runs in one process, or in several under torchrun: `torchrun --nproc-per-node 8 -m training.pretrain
+RECIPE …`.
 """
 
 from __future__ import annotations
@@ -121,7 +123,8 @@ def _begin(store: Store, recipe: Recipe, run: str, resume: bool) -> tuple[Recipe
         recipe = make_recipe(values)
     if recipe_fingerprint(recipe) != record["provenance"]["recipe_fingerprint"]:
         raise RunError(
-            f"run {run}: was begun with {_difference(record['recipe'], resolve(recipe))}. A run keeps its recipe. "
+            f"run {run}: was begun with {_difference(record['recipe'], resolve(recipe))}. A run "
+            "keeps its recipe. "
             "Give the same settings, or choose another --run."
         )
     return recipe, steps[-1] if steps else 0
@@ -226,8 +229,8 @@ def evaluate(
 
     Args:
         dataset: whose samples teach the probe.
-        test: dataset whose samples are asked; None asks the held-out samples of `dataset`, or, when these are
-            fewer than 20, each sample with itself left out.
+        test: dataset whose samples are asked; None asks the held-out samples of `dataset`, or, when
+            these are fewer than 20, each sample with itself left out.
         probe: knn or linear.
         untrained: probe the same encoder at random initialisation too.
 
@@ -261,7 +264,9 @@ def features(
     untrained: bool = False,
     progress: Progress | None = None,
 ) -> Features:
-    """Return the mean-pooled features (n, D) of a dataset's labelled samples under a run's encoder, and the labels."""
+    """Return the mean-pooled features (n, D) of a dataset's labelled samples under a run's encoder,
+    and the labels.
+    """
     record = read_record(store, run)
     if record is None:
         raise RunError(f"run {run}: there is none in {store.uri}. See 'headrace ls'.")

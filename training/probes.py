@@ -51,7 +51,9 @@ def knn_votes(
 
 
 def knn_accuracy(taught: Features, asked: Features | None) -> float:
-    """Return the share of right answers: k = 20, cosine of centred features; None asks each with itself left out."""
+    """Return the share of right answers: k = 20, cosine of centred features; None asks each with
+    itself left out.
+    """
     (known, known_labels), (new, new_labels) = taught, asked or taught
     numbers, answers = number_labels(known_labels, new_labels)
     centre = known.mean(0, keepdim=True)
@@ -66,7 +68,8 @@ def knn_accuracy(taught: Features, asked: Features | None) -> float:
 
 
 def linear_accuracy(taught: Features, asked: Features | None, epochs: int = 90) -> float:
-    """Return the share of right answers of MAE's linear probe: batch norm without gains, a linear layer, LARS.
+    """Return the share of right answers of MAE's linear probe: batch norm without gains, a linear
+    layer, LARS.
 
     Without samples to ask, a fifth of the taught ones, drawn with a fixed seed, is asked instead.
     """
@@ -110,7 +113,9 @@ def probe_named(name: str) -> Probe:
 
 
 def number_labels(known: Sequence[str], new: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """Return class numbers of both label lists; a label that was never taught is -1, which no answer equals."""
+    """Return class numbers of both label lists; a label that was never taught is -1, which no
+    answer equals.
+    """
     numbers = {label: number for number, label in enumerate(sorted(set(known)))}
     return (
         torch.tensor([numbers[label] for label in known]),

@@ -34,7 +34,9 @@ class Place:
 
 @contextmanager
 def open_place() -> Iterator[Place]:
-    """Yield this process's place; joins the group that torchrun's environment describes, and leaves it."""
+    """Yield this process's place; joins the group that torchrun's environment describes, and leaves
+    it.
+    """
     ranks, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
@@ -85,7 +87,9 @@ class StopFlag:
 
 @contextmanager
 def stop_on_signals(place: Place) -> Iterator[StopFlag]:
-    """Yield a flag that SIGTERM and SIGINT set while inside; only the main thread can listen to signals."""
+    """Yield a flag that SIGTERM and SIGINT set while inside; only the main thread can listen to
+    signals.
+    """
     flag = StopFlag(place)
     if threading.current_thread() is not threading.main_thread():
         yield flag

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from preprocessing.masks import MaskConfig
 from preprocessing.targets import TargetConfig
-
 from preprocessing.views import ViewConfig
 from storage.fingerprint import fingerprint
 from training.models.config import ModelConfig
@@ -44,7 +44,8 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.frozen_views < 0 or self.heldout < 0:
             raise ValueError(
-                f"data: frozen_views is {self.frozen_views}, heldout is {self.heldout}; both must be 0 or more."
+                f"data: frozen_views is {self.frozen_views}, heldout is {self.heldout}; both "
+                "must be 0 or more."
             )
 
 
@@ -99,8 +100,10 @@ class Recipe:
             raise ValueError("target is empty; a recipe predicts at least one. Add {kind: pixels}.")
         if self.view.size % self.model.patch:
             raise ValueError(
-                f"view.size is {self.view.size}, model.patch is {self.model.patch}; the view must hold whole "
-                f"patches. Use view.size={max(self.view.size // self.model.patch, 1) * self.model.patch}."
+                f"view.size is {self.view.size}, model.patch is {self.model.patch}; the view "
+                "must hold whole "
+                "patches. Use "
+                f"view.size={max(self.view.size // self.model.patch, 1) * self.model.patch}."
             )
 
 
@@ -133,7 +136,9 @@ def resolve(recipe: Recipe) -> dict[str, Any]:
 
 
 def recipe_fingerprint(recipe: Recipe) -> str:
-    """Return the SHA-256 of what determines the numbers of a run; how often it logs and saves does not."""
+    """Return the SHA-256 of what determines the numbers of a run; how often it logs and saves does
+    not.
+    """
     values = resolve(recipe)
     for name in ("name", "paper", "log_every", "save_every", "heldout_every", "keep"):
         values.pop(name)
@@ -171,7 +176,7 @@ def _override(values: dict[str, Any], word: str) -> None:
         place[last] = yaml.safe_load(text)
 
 
-def _step_into(place: Any, name: str, key: str) -> Any:  # noqa: ANN401 - YAML values
+def _step_into(place: Any, name: str, key: str) -> Any:
     if isinstance(place, list):
         return place[_list_index(place, name, key)]
     if not isinstance(place, dict):
@@ -188,11 +193,12 @@ def _list_index(place: list[Any], name: str, key: str) -> int:
     if name.isdigit() and int(name) < len(place):
         return int(name)
     raise ValueError(
-        f"{key}: {name!r} names none of {[kind or i for i, kind in enumerate(kinds)]}. Use a kind or a number."
+        f"{key}: {name!r} names none of {[kind or i for i, kind in enumerate(kinds)]}. Use a "
+        "kind or a number."
     )
 
 
-def _build(kind: Any, values: Any, where: str) -> Any:  # noqa: ANN401 - any dataclass
+def _build(kind: Any, values: Any, where: str) -> Any:
     if not isinstance(values, dict):
         raise ValueError(f"{where or 'recipe'} is {values!r}; it must be a group of settings.")
     known = {entry.name: entry for entry in fields(kind)}
@@ -212,7 +218,7 @@ def _build(kind: Any, values: Any, where: str) -> Any:  # noqa: ANN401 - any dat
     )
 
 
-def _value(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - any type
+def _value(hint: Any, value: Any, where: str) -> Any:
     """Return a YAML value as its field's type, or say why it cannot be."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -230,7 +236,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - any type
     return _scalar(hint, value, where)
 
 
-def _tuple_value(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:  # noqa: ANN401
+def _tuple_value(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         raise ValueError(f"{where} is {value!r}; it must be a list, such as [a, b].")
     if len(arguments) == 2 and arguments[1] is Ellipsis:
@@ -240,7 +246,7 @@ def _tuple_value(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[An
     return tuple(_value(a, v, where) for a, v in zip(arguments, value, strict=True))
 
 
-def _scalar(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - a YAML value
+def _scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is Any or typing.get_origin(hint) is typing.Literal:
         return value
     # PyYAML reads 1e-3 as text: YAML 1.1 wants 1.0e-3.
@@ -256,7 +262,7 @@ def _scalar(hint: Any, value: Any, where: str) -> Any:  # noqa: ANN401 - a YAML 
     raise ValueError(f"{where} is {value!r}; it must be of type {hint.__name__}.")
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON values
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""What a run leaves in the store, besides its checkpoints: run.json, metrics.jsonl, summary.json."""
+"""What a run leaves besides its checkpoints: run.json, metrics.jsonl, summary.json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from storage.snapshots import check_name
 
 
 class Metrics:
-    """The log of a run: one JSON object a line. Lines of steps that a resumed run takes again are dropped."""
+    """The log of a run: one JSON object a line. Lines of steps that a resumed run takes again are
+    dropped.
+    """
 
     def __init__(self, store: Store, run: str, after: int) -> None:
         self.store, self.path = store, f"runs/{run}/metrics.jsonl"

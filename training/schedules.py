@@ -1,15 +1,23 @@
-"""Learning rates as pure functions of time. Time is in any one unit: steps, or fractional epochs."""
+"""Learning rates as pure functions of time. Time is in any unit: steps, epochs."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 
+COOLDOWNS: dict[str, Callable[[float], float]] = {
+    "cosine": lambda share: 0.5 * (1 + math.cos(math.pi * share)),
+    "linear": lambda share: 1 - share,
+    "inverse_sqrt": lambda share: 1 - _inverse_sqrt(share) / _inverse_sqrt(1.0),
+}
+"Share of the way still to go, after a share of the cooldown phase."
 SCHEDULES = ("cosine", "infinite", "constant")
 
 
 def cosine(time: float, *, peak: float, low: float, warmup: float, total: float) -> float:
-    """Return MAE's rate: a line from 0 to `peak` over `warmup`, then half a cosine to `low` at `total`."""
+    """Return MAE's rate: a line from 0 to `peak` over `warmup`, then half a cosine to `low` at
+    `total`.
+    """
     if time < warmup:
         return peak * time / warmup
     share = (time - warmup) / (total - warmup)
@@ -28,7 +36,8 @@ def schedule_named(
         raise ValueError(f"optim.schedule {name!r} is unknown. Known: {', '.join(SCHEDULES)}.")
     if not 0 <= warmup < total:
         raise ValueError(
-            f"optim.warmup is {warmup} of {total} steps; it must be shorter than the run. 5 to 10 % is usual."
+            f"optim.warmup is {warmup} of {total} steps; it must be shorter than the run. 5 to "
+            "10 % is usual."
         )
     if name == "constant":
         return lambda step: peak * min(1.0, (step + 1) / (warmup + 1))
@@ -46,13 +55,16 @@ def infinite(
     constant: float | None = None,
     bounds: tuple[float, float, float] = (0.05, 0.15, 0.80),
     first_task: bool = True,
+    cooldown: str = "cosine",
 ) -> float:
-    """Return the rate of the infinite schedule: warm-up, cooldown, constant, then exponential annealing.
+    """Return the rate of the infinite schedule: warm-up, cooldown, constant, then exponential
+    annealing.
 
     Args:
         step: 0 or more.
         constant: the rate that is held; None is a tenth of the peak.
         bounds: shares of `total` where warm-up, cooldown and the constant phase end.
+        cooldown: way from the peak to the held rate: cosine, linear or inverse_sqrt.
         first_task: later tasks (new data) begin in the constant phase.
 
     Source: "Beyond Cosine Decay", arXiv:2503.02844; the annealing exponent is ours.
@@ -62,7 +74,35 @@ def infinite(
     if first_task and step <= warm:
         return peak * step / max(warm, 1)
     if first_task and step <= cool:
-        return held + (peak - held) * 0.5 * (1 + math.cos(math.pi * (step - warm) / (cool - warm)))
+        return held + (peak - held) * COOLDOWNS[cooldown]((step - warm) / (cool - warm))
     if step <= hold:
         return held
     return held * (low / held) ** ((step - hold) / (total - hold))
+
+
+def videomae_table(peak: float, low: float, total: int, warmup: int) -> list[float]:
+    """Return VideoMAE's rate of each step: the peak is reached at the last warm-up step, `low`
+    never.
+
+    Args:
+        peak: rate after the warm-up, which starts at exactly 0.
+        low: rate that the cosine tends to.
+        total: steps of the run, `warmup` of them on a line.
+    """
+    line = [peak * step / (warmup - 1) if warmup > 1 else 0.0 for step in range(warmup)]
+    rest = total - warmup
+    wave = (0.5 * (1 + math.cos(math.pi * step / rest)) for step in range(rest))
+    return line + [low + (peak - low) * height for height in wave]
+
+
+def slowfast(
+    time: float, *, peak: float, low: float, start: float, warmup: float, total: float
+) -> float:
+    """Return SlowFast's rate: a line from `start` to `peak`, then half a cosine to `low`."""
+    if time < warmup:
+        return start + (peak - start) * time / warmup
+    return cosine(time, peak=peak, low=low, warmup=warmup, total=total)
+
+
+def _inverse_sqrt(share: float) -> float:
+    return 1 / math.sqrt(1 + 10 * share) - 1

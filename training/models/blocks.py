@@ -1,4 +1,6 @@
-"""Transformer blocks of the papers. LayerNorm eps is 1e-6 everywhere: the framework's 1e-5 breaks parity."""
+"""Transformer blocks of the papers. LayerNorm eps is 1e-6 everywhere: the framework's 1e-5 breaks
+parity.
+"""
 
 from __future__ import annotations
 

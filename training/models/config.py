@@ -22,9 +22,11 @@ class ModelConfig:
     decoder_depth: int = 0
     decoder_heads: int = 0
     groups: tuple[tuple[str, ...], ...] = ()
-    "band groups that are tokens of their own, by name (satmae_group); the stream reads them in this order"
+    "band groups that are tokens of their own, by name (satmae_group); the stream reads them in "
+    "this order"
     norm_input: str = "imagenet"
-    "imagenet: fixed mean and std; unit: /255; self: per image and channel; stats, stretch: of the dataset"
+    "imagenet: fixed mean and std; unit: /255; self: per image and channel; stats, stretch: of "
+    "the dataset"
     layer_scale: float = 1e-4
     "first value of the residual gains (micromae, camae)"
 
@@ -39,7 +41,8 @@ class ModelConfig:
             )
         if self.norm_input not in INPUT_NORMS:
             raise ValueError(
-                f"model.norm_input is {self.norm_input!r}; it must be one of {', '.join(INPUT_NORMS)}."
+                f"model.norm_input is {self.norm_input!r}; it must be one of "
+                f"{', '.join(INPUT_NORMS)}."
             )
 
 
@@ -54,7 +57,8 @@ class ModelInput:
     groups: tuple[tuple[int, ...], ...] = ()
     "channel numbers of each band group"
     widths: dict[str, int] = field(default_factory=dict)
-    "values a token of each target, in the order of the recipe; the family itself knows how many pixels are"
+    "values a token of each target, in the order of the recipe; the family itself knows how many "
+    "pixels are"
 
 
 def _check_heads(width_name: str, width: int, heads_name: str, heads: int) -> None:

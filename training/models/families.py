@@ -6,11 +6,25 @@ from dataclasses import replace
 
 from torch import nn
 
+from training.models.camae import ChannelMAE
 from training.models.config import ModelConfig, ModelInput
+from training.models.crossmae import CrossMAE
 from training.models.mae import MAE
+from training.models.mae_st import MAEST
+from training.models.maskfeat import MaskFeat
+from training.models.micromae import MicroMAE
+from training.models.satmae import SatMAE
+from training.models.videomae import VideoMAE
 
 MODELS: dict[str, type[nn.Module]] = {
     "mae": MAE,
+    "crossmae": CrossMAE,
+    "maskfeat": MaskFeat,
+    "videomae": VideoMAE,
+    "mae_st": MAEST,
+    "micromae": MicroMAE,
+    "camae": ChannelMAE,
+    "satmae_group": SatMAE,
 }
 
 

@@ -15,6 +15,8 @@ class PixelLayout:
     "frame, row, column, channel; else channel, frame, row, column"
     groups: tuple[tuple[int, ...], ...] = ()
     "channels of each token group, group-major; empty: every token holds all channels"
+    joint_norm: bool = False
+    "normalise over all groups of a position together (SatMAE), not within each token"
     frames: tuple[int, ...] = ()
     "frames that are predicted; empty: all"
 

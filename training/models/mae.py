@@ -61,7 +61,9 @@ class MAE(nn.Module):
         return self.decode(self.encode(pixels, visible), visible, decoded)
 
     def encode(self, pixels: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Return (B, 1+K, D): the class token, then the visible tokens (None: all), after the last norm."""
+        """Return (B, 1+K, D): the class token, then the visible tokens (None: all), after the last
+        norm.
+        """
         x = self.patch_embed(pixels, visible)
         places = self.pos_embed[:, 1:]
         x = x + (places if visible is None else take_tokens(places, visible))
@@ -82,7 +84,8 @@ class MAE(nn.Module):
 
 
 def make_heads(width: int, widths: dict[str, int]) -> tuple[nn.Linear, nn.ModuleDict]:
-    """Return a linear head for the first target, under the paper's name, and one for each further target.
+    """Return a linear head for the first target, under the paper's name, and one for each further
+    target.
 
     Args:
         width: of the decoder.

@@ -48,7 +48,9 @@ def sinusoid(width: int, tokens: int) -> Tensor:
 def sincos_microscopy(
     width: int, height: int, breadth: int, *, repeats: int = 1, cls: bool = False
 ) -> Tensor:
-    """Return the microscopy table: sin and cos of the ROW, then of the column; repeated per channel."""
+    """Return the microscopy table: sin and cos of the ROW, then of the column; repeated per
+    channel.
+    """
     rates = 1.0 / 10000.0 ** (np.arange(width // 4, dtype=np.float32) / (width // 4))
     rates = rates.astype(np.float32)
     rows = np.repeat(np.arange(height, dtype=np.float32), breadth)[:, None] * rates

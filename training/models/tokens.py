@@ -14,19 +14,24 @@ def take_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
 
 
 def place_tokens(tokens: Tensor, ids: Tensor, filler: Tensor, length: int) -> Tensor:
-    """Return (B, length, D): `tokens` (B, K, D) at the places `ids`, `filler` (1, 1, D) at all others."""
+    """Return (B, length, D): `tokens` (B, K, D) at the places `ids`, `filler` (1, 1, D) at all
+    others.
+    """
     base = filler.to(tokens.dtype).expand(tokens.shape[0], length, -1)
     return base.scatter(1, ids[..., None].expand(-1, -1, tokens.shape[-1]), tokens)
 
 
 def cut_patches(pixels: Tensor, patch: int, tubelet: int = 1) -> Tensor:
-    """Return (B, t, h, w, C, u, p, p) of clips (B, C, T, H, W), or (B, 1, h, w, C, 1, p, p) of images."""
+    """Return (B, t, h, w, C, u, p, p) of clips (B, C, T, H, W), or (B, 1, h, w, C, 1, p, p) of
+    images.
+    """
     if pixels.ndim == 4:
         pixels = pixels.unsqueeze(2)
     b, c, frames, height, width = pixels.shape
     if frames % tubelet or height % patch or width % patch:
         raise ValueError(
-            f"cut_patches: pixels are {frames}x{height}x{width} (frames, rows, columns), tokens {tubelet}x{patch}x"
+            f"cut_patches: pixels are {frames}x{height}x{width} (frames, rows, columns), tokens "
+            f"{tubelet}x{patch}x"
             f"{patch}. Tokens must tile the sample: change view.size, model.patch or model.tubelet."
         )
     grid = (b, c, frames // tubelet, tubelet, height // patch, patch, width // patch, patch)
@@ -34,7 +39,9 @@ def cut_patches(pixels: Tensor, patch: int, tubelet: int = 1) -> Tensor:
 
 
 class PatchEmbed(nn.Module):
-    """A stride-patch convolution under its official name, computed as one product over the patches asked for."""
+    """A stride-patch convolution under its official name, computed as one product over the patches
+    asked for.
+    """
 
     def __init__(self, channels: int, width: int, patch: int, tubelet: int | None = None) -> None:
         super().__init__()
@@ -46,7 +53,9 @@ class PatchEmbed(nn.Module):
             self.proj = nn.Conv3d(channels, width, kernel, kernel)
 
     def forward(self, pixels: Tensor, ids: Tensor | None = None) -> Tensor:
-        """Return tokens (B, N, D) of pixels (B, C, [T,] H, W), or only those that `ids` (B, K) names."""
+        """Return tokens (B, N, D) of pixels (B, C, [T,] H, W), or only those that `ids` (B, K)
+        names.
+        """
         values = cut_patches(pixels, self.patch, self.tubelet).flatten(4).flatten(1, 3)
         if ids is not None:
             values = take_tokens(values, ids)

@@ -1,0 +1,365 @@
+"""Every model against its reference: same weights, same masks, same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from training.inputs import InputNorm
+from training.models.config import ModelConfig, ModelInput
+from training.models.families import build_model
+from training.models.satmae import SatMAE
+from training.models.tokens import take_tokens
+from training.objectives import (
+    Objective,
+    hidden_weights,
+    masked_mean,
+    patchify,
+    pixel_targets,
+    released_group_loss,
+    token_errors,
+)
+
+Arrays = dict[str, NDArray[Any]]
+Read = Callable[[str], Arrays]
+HEADS = (4, 2, 3, 6, 8, 12, 16, 1)
+"Numbers of heads to try: no array of the files holds it, and only the right one gives the right "
+"numbers."
+SATMAE_GROUPS = ((0, 1, 2, 6), (3, 4, 5, 7), (8, 9))
+
+
+def tensor(array: NDArray[Any]) -> Tensor:
+    """Return an array as a tensor of its own."""
+    return torch.from_numpy(np.array(array))
+
+
+def weights(stored: Arrays) -> dict[str, Tensor]:
+    """Return the stored state dict."""
+    return {
+        n.removeprefix("param/"): tensor(v) for n, v in stored.items() if n.startswith("param/")
+    }
+
+
+def depth(state: dict[str, Tensor], prefix: str) -> int:
+    """Return how many blocks lie under a prefix such as `blocks.`."""
+    numbers = (name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix))
+    return len({number for number in numbers if number.isdigit()})
+
+
+def fit_heads(
+    make: Callable[[int, int], nn.Module],
+    widths: tuple[int, int],
+    check: Callable[[nn.Module], Tensor],
+    wanted: Tensor,
+) -> nn.Module:
+    """Return the model with the numbers of heads that meet `wanted` best."""
+    pairs = [(a, b) for a in HEADS for b in HEADS if widths[0] % a == 0 and widths[1] % b == 0]
+    best: tuple[float, nn.Module] | None = None
+    with torch.no_grad():
+        for pair in pairs:
+            model = make(*pair).eval()
+            gap = float((check(model) - wanted).abs().max())
+            if best is None or gap < best[0]:
+                best = (gap, model)
+            if gap < 1e-4:
+                break
+    assert best is not None
+    return best[1]
+
+
+def build(
+    family: str, stored: Arrays, data: dict[str, Any], **sizes: Any
+) -> Callable[..., nn.Module]:
+    """Return a maker of models (heads, decoder heads) that hold the stored weights; no key may be
+    left over.
+    """
+
+    def make(heads: int, decoder_heads: int) -> nn.Module:
+        config = ModelConfig(family=family, heads=heads, decoder_heads=decoder_heads, **sizes)
+        model = build_model(config, ModelInput(**{"widths": {"pixels": 0}, **data}))
+        model.load_state_dict(weights(stored))
+        return model
+
+    return make
+
+
+def kept_ids(noise: NDArray[Any], ratio: float) -> Tensor:
+    """Return the visible tokens (B, K) in the order of the noise."""
+    return tensor(noise).argsort(1)[:, : int(noise.shape[1] * (1 - ratio))]
+
+
+def hidden_ids(visible: Tensor, tokens: int) -> Tensor:
+    """Return the tokens (B, M) that are not visible, ascending."""
+    hidden = torch.ones(len(visible), tokens, dtype=torch.bool).scatter(1, visible, False)
+    return hidden.nonzero()[:, 1].reshape(len(visible), -1)
+
+
+def everything(visible: Tensor, tokens: int) -> Tensor:
+    """Return all tokens (B, N)."""
+    return torch.arange(tokens).expand(len(visible), -1)
+
+
+def close(ours: Tensor, stored: NDArray[Any], bound: float) -> None:
+    """Check the largest difference."""
+    assert ours.shape == stored.shape
+    assert float((ours.detach() - tensor(stored)).abs().max()) <= bound
+
+
+@pytest.fixture
+def mae(golden: Read, ratio_of: Callable[..., float]) -> tuple[nn.Module, Arrays, Tensor]:
+    stored = golden("mae_tiny")
+    state = weights(stored)
+    width, inner = state["cls_token"].shape[-1], state["mask_token"].shape[-1]
+    visible = kept_ids(stored["noise"], ratio_of(stored["mask_ratio"]))
+    size, tokens = stored["imgs"].shape[-1], stored["noise"].shape[1]
+    make = build(
+        "mae", stored, {"channels": 3, "size": size},
+        patch=state["patch_embed.proj.weight"].shape[-1], width=width, depth=depth(state, "blocks."),
+        decoder_width=inner, decoder_depth=depth(state, "decoder_blocks."),
+    )  # fmt: skip
+    images, asked = tensor(stored["imgs"]), everything(visible, tokens)
+    model = fit_heads(
+        make, (width, inner), lambda m: m(images, visible, asked)["pixels"], tensor(stored["pred"])
+    )
+    return model, stored, visible
+
+
+def test_mae_forward(mae: tuple[nn.Module, Arrays, Tensor]) -> None:
+    model, stored, visible = mae
+    images = tensor(stored["imgs"])
+    close(model.patch_embed(images) + model.pos_embed[:, 1:], stored["tokens_pos"], 2e-5)
+    close(model.encode(images, visible), stored["latent"], 2e-5)
+    tokens = stored["noise"].shape[1]
+    close(model(images, visible, everything(visible, tokens))["pixels"], stored["pred"], 2e-5)
+    hidden = 1 - hidden_weights(hidden_ids(visible, tokens), everything(visible, tokens), tokens)
+    assert np.array_equal(hidden.numpy(), stored["mask"])
+
+
+@pytest.mark.parametrize(("norm", "name"), [("none", "raw"), ("mae", "norm")])
+def test_mae_loss_and_gradients(
+    mae: tuple[nn.Module, Arrays, Tensor], norm: str, name: str
+) -> None:
+    model, stored, visible = mae
+    model.zero_grad()
+    images = tensor(stored["imgs"])
+    asked = hidden_ids(visible, stored["noise"].shape[1])
+    target = pixel_targets(images, model.layout, norm)
+    errors = token_errors(model(images, visible, asked)["pixels"], take_tokens(target, asked))
+    loss = masked_mean(errors, torch.ones_like(errors))
+    assert loss.item() == pytest.approx(float(stored[f"loss_{name}"]), rel=1e-5)
+    loss.backward()
+    found = [key for key in stored if key.startswith(f"grad_{name}/")]
+    assert found
+    parameters = dict(model.named_parameters())
+    for key in found:
+        gradient = parameters[key.split("/", 1)[1]].grad
+        assert gradient is not None
+        close(gradient, stored[key], 1e-4 * float(np.abs(stored[key]).max()))
+
+
+def video_maker(
+    stored: Arrays, frames: int, size: int
+) -> tuple[Callable[..., nn.Module], tuple[int, int]]:
+    state = weights(stored)
+    width, inner = state["encoder.norm.weight"].shape[0], state["mask_token"].shape[-1]
+    kernel = state["encoder.patch_embed.proj.weight"].shape
+    make = build(
+        "videomae", stored, {"channels": kernel[1], "size": size, "frames": frames},
+        patch=kernel[-1], tubelet=kernel[2], width=width, depth=depth(state, "encoder.blocks."),
+        decoder_width=inner, decoder_depth=depth(state, "decoder.blocks."),
+    )  # fmt: skip
+    return make, (width, inner)
+
+
+def split_mask(mask: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+    """Return the numbers where a mask (B, N) is False, and where it is True."""
+    rows = tensor(mask)
+    return tuple(part.nonzero()[:, 1].reshape(len(rows), -1) for part in (~rows, rows))  # type: ignore[return-value]
+
+
+def test_videomae(golden: Read) -> None:
+    stored = golden("videomae_tiny")
+    clip = tensor(stored["video_normalised"])
+    visible, masked = split_mask(stored["bool_masked_pos"])
+    make, widths = video_maker(stored, clip.shape[2], clip.shape[-1])
+    model = fit_heads(
+        make, widths, lambda m: m(clip, visible, masked)["pixels"], tensor(stored["output"])
+    )
+    close(model.encoder(clip, visible), stored["encoder_out"], 2e-5)
+    close(model.encoder.places[:, :8], stored["enc_pos_first8"], 1e-6)
+    close(model.places[:, :8], stored["dec_pos_first8"], 1e-6)
+    predicted = model(clip, visible, masked)["pixels"]
+    close(predicted, stored["output"], 2e-5)
+    norm = InputNorm("imagenet", 3, None)
+    unit = clip * norm.std.view(1, 3, 1, 1, 1) / 255 + norm.mean.view(1, 3, 1, 1, 1) / 255
+    close(take_tokens(patchify(unit, model.layout), masked), stored["labels_raw"], 5e-5)
+    target = take_tokens(pixel_targets(unit, model.layout, "videomae"), masked)
+    close(target, stored["labels_norm"], 5e-5)
+    loss = token_errors(predicted, tensor(stored["labels_norm"])).mean()
+    assert loss.item() == pytest.approx(float(stored["loss_norm"]), rel=1e-5)
+    loss.backward()
+    parameters = dict(model.named_parameters())
+    for key in (key for key in stored if key.startswith("grad_norm/")):
+        gradient = parameters[key.split("/", 1)[1]].grad
+        assert gradient is not None
+        close(gradient, stored[key], 1e-4 * float(np.abs(stored[key]).max()))
+
+
+def test_videomae_v2_dual_masking(golden: Read) -> None:
+    stored = golden("videomaev2_tiny")
+    clip = tensor(stored["images"])
+    visible, masked = split_mask(stored["encoder_mask"])
+    decoded, _ = split_mask(stored["decoder_mask"])
+    make, widths = video_maker(stored, clip.shape[2], clip.shape[-1])
+    model = fit_heads(
+        make, widths, lambda m: m(clip, visible, decoded)["pixels"], tensor(stored["outputs"])
+    )
+    predicted = model(clip, visible, decoded)["pixels"]
+    close(predicted, stored["outputs"], 2e-5)
+    asked = model(clip, visible, masked)["pixels"]
+    close(asked, stored["outputs_no_decoder_mask"], 2e-5)
+    counted = hidden_weights(visible, decoded, stored["encoder_mask"].shape[1])
+    assert np.array_equal(counted.bool().numpy(), stored["cal_loss_mask"])
+    loss = masked_mean(token_errors(predicted, tensor(stored["labels"])), counted)
+    assert loss.item() == pytest.approx(float(stored["loss"]), rel=1e-5)
+
+
+def test_mae_st(golden: Read, ratio_of: Callable[..., float]) -> None:
+    stored = golden("mae_st_tiny")
+    state, clip = weights(stored), tensor(stored["video"])
+    kernel, width = state["patch_embed.proj.weight"].shape, state["cls_token"].shape[-1]
+    inner, tokens = state["mask_token"].shape[-1], stored["noise"].shape[1]
+    visible = kept_ids(stored["noise"], ratio_of(stored["mask_ratio"]))
+    make = build(
+        "mae_st", stored, {"channels": 3, "size": clip.shape[-1], "frames": clip.shape[2]},
+        patch=kernel[-1], tubelet=kernel[2], width=width, depth=depth(state, "blocks."),
+        decoder_width=inner, decoder_depth=depth(state, "decoder_blocks."),
+    )  # fmt: skip
+    asked = everything(visible, tokens)
+    model = fit_heads(
+        make, (width, inner), lambda m: m(clip, visible, asked)["pixels"], tensor(stored["pred"])
+    )
+    close(model.encode(clip, visible), stored["latent"], 2e-5)
+    predicted = model(clip, visible, asked)["pixels"]
+    close(predicted, stored["pred"], 2e-5)
+    assert list(model.layout.frames) == stored["frame_index"].tolist()
+    assert np.array_equal(patchify(clip, model.layout).numpy(), stored["target_patches"])
+    for norm, name in (("none", "raw"), ("mae", "norm")):
+        errors = token_errors(predicted, pixel_targets(clip, model.layout, norm))
+        loss = masked_mean(errors, tensor(stored["mask"]))
+        assert loss.item() == pytest.approx(float(stored[f"loss_{name}"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["independent", "spatial"])
+def test_satmae_groups(golden: Read, ratio_of: Callable[..., float], kind: str) -> None:
+    stored = golden("satmae_group_tiny")
+    state, images = weights(stored), tensor(stored["imgs"])
+    width, inner = state["cls_token"].shape[-1], state["mask_token"].shape[-1]
+    groups, positions = stored[f"mask_{kind}"].shape[1:]
+    visible = kept_ids(stored[f"noise_{kind}"], ratio_of(stored["mask_ratio"]))
+    if kind == "spatial":
+        visible = torch.cat([visible + g * positions for g in range(groups)], dim=1)
+    names = tuple(tuple(map(str, group)) for group in SATMAE_GROUPS)
+    make = build(
+        "satmae_group", stored,
+        {"channels": images.shape[1], "size": images.shape[-1], "groups": SATMAE_GROUPS},
+        groups=names, patch=state["patch_embed.0.proj.weight"].shape[-1], width=width,
+        depth=depth(state, "blocks."), decoder_width=inner,
+        decoder_depth=depth(state, "decoder_blocks."),
+    )  # fmt: skip
+    asked = everything(visible, groups * positions)
+    wanted = tensor(stored[f"pred_{kind}"])
+    model = fit_heads(make, (width, inner), lambda m: by_channel(m, images, visible, asked), wanted)
+    close(model.encode(images, visible), stored[f"latent_{kind}"], 2e-5)
+    predicted = by_channel(model, images, visible, asked)
+    close(predicted, stored[f"pred_{kind}"], 2e-5)
+    hidden = tensor(stored[f"mask_{kind}"])
+    assert torch.equal(
+        hidden_weights(visible, asked, groups * positions).reshape(hidden.shape), hidden
+    )
+    for norm, name in (("none", "raw"), ("mae", "norm")):
+        loss = released_group_loss(predicted, images, hidden, model.layout, norm)
+        assert loss.item() == pytest.approx(float(stored[f"loss_{kind}_{name}"]), rel=1e-5)
+
+
+def by_channel(model: SatMAE, images: Tensor, visible: Tensor, asked: Tensor) -> Tensor:
+    """Return the predictions (B, C, L, p*p), channels in the order of the groups."""
+    parts = model(images, visible, asked)["pixels"].chunk(len(SATMAE_GROUPS), dim=1)
+    split = [
+        part[..., : len(group) * model.layout.patch**2].unflatten(-1, (len(group), -1))
+        for part, group in zip(parts, SATMAE_GROUPS, strict=True)
+    ]
+    return torch.cat(split, dim=2).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [("micromae", "micromae_tiny"), ("camae", "camae_tiny")]
+)
+def test_microscopy(golden: Read, family: str, name: str) -> None:
+    stored = golden(name)
+    state, images = weights(stored), tensor(stored["x"])
+    backbone = "encoder.vit_backbone."
+    width, inner = state[f"{backbone}cls_token"].shape[-1], state["decoder.mask_token"].shape[-1]
+    decoder = "decoder.blocks." if family == "micromae" else "decoder.decoders.0."
+    tokens = stored["noise"].shape[1]
+    visible = tensor(stored["noise"]).argsort(1)[:, : stored["latent"].shape[1] - 1]
+    make = build(
+        family, stored, {"channels": images.shape[1], "size": images.shape[-1]},
+        patch=state[f"{backbone}patch_embed.proj.weight"].shape[-1], width=width,
+        depth=depth(state, f"{backbone}blocks."), decoder_width=inner,
+        decoder_depth=depth(state, decoder),
+    )  # fmt: skip
+    heads = width // state[f"{backbone}blocks.0.q_norm.weight"].shape[0]
+    asked = everything(visible, tokens)
+    model = fit_heads(
+        lambda _, inner_heads: make(heads, inner_heads), (1, inner),
+        lambda m: m(images, visible, asked)["pixels"], tensor(stored["reconstruction"]),
+    )  # fmt: skip
+    if "tokens_patch_embed" in stored:
+        close(model.tokenize(images), stored["tokens_patch_embed"], 5e-5)
+    close(model.encode(images, visible), stored["latent"], 5e-5)
+    close(model(images, visible, asked)["pixels"], stored["reconstruction"], 5e-5)
+    close(model.embed(images), stored["embedding_full"], 5e-5)
+
+
+@pytest.mark.parametrize("kind", ["partial", "full"])
+def test_crossmae(golden: Read, ratio_of: Callable[..., float], kind: str) -> None:
+    stored = golden("crossmae_tiny")
+    state, images = weights(stored), tensor(stored["imgs"])
+    width, inner = state["cls_token"].shape[-1], state["mask_token"].shape[-1]
+    visible = kept_ids(stored["noise"], ratio_of(stored["mask_ratio"]))
+    _, asked = split_mask(stored[f"mask_{kind}"] > 0)
+    make = build(
+        "crossmae", stored, {"channels": 3, "size": images.shape[-1]},
+        patch=state["patch_embed.proj.weight"].shape[-1], width=width, depth=depth(state, "blocks."),
+        decoder_width=inner, decoder_depth=depth(state, "decoder_blocks."),
+    )  # fmt: skip
+    wanted = tensor(stored[f"pred_{kind}"])
+    model = fit_heads(make, (width, inner), lambda m: m(images, visible, asked)["pixels"], wanted)
+    maps = torch.stack(model.maps(images, visible), dim=-1)
+    close(maps, stored["features"], 2e-5)
+    close(model.wfm(maps), stored["weighted_features"], 2e-5)
+    predicted = model(images, visible, asked)["pixels"]
+    close(predicted, stored[f"pred_{kind}"], 2e-5)
+    for norm, name in (("none", "raw"), ("mae", "norm")):
+        target = take_tokens(pixel_targets(images, model.layout, norm), asked)
+        loss = token_errors(predicted, target).mean()
+        assert loss.item() == pytest.approx(float(stored[f"loss_{kind}_{name}"]), rel=1e-5)
+
+
+def test_objective_of_the_loop_is_the_reference_loss(mae: tuple[nn.Module, Arrays, Tensor]) -> None:
+    model, stored, visible = mae
+    from preprocessing.targets import TargetConfig
+
+    images = tensor(stored["imgs"])
+    asked = hidden_ids(visible, stored["noise"].shape[1])
+    objective = Objective([TargetConfig(kind="pixels", norm="mae")], model.layout)
+    batch = {"pixels": images, "visible": visible, "decoded": asked}
+    loss, _ = objective(model(images, visible, asked), batch, images)
+    assert loss.item() == pytest.approx(float(stored["loss_norm"]), rel=1e-5)
