@@ -9,6 +9,7 @@ import subprocess
 import sys
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -227,6 +228,23 @@ def _run_in_fork(command: list[str]) -> int:
         finally:
             os._exit(70)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize(("what", "names"), [("write", "replace"), ("put_if_absent", "link")])
+def test_bytes_reach_the_disk_before_the_name_and_the_name_before_the_return(
+    store: Store, monkeypatch: pytest.MonkeyPatch, what: str, names: str
+) -> None:
+    calls: list[str] = []
+    for name in ("write", "fsync", "replace", "link"):
+        real = getattr(os, name)
+
+        def call(*arguments: Any, name: str = name, real: Any = real) -> Any:
+            calls.append(name)
+            return real(*arguments)
+
+        monkeypatch.setattr(os, name, call)
+    getattr(store, what)("x", b"1")
+    assert calls == ["write", "fsync", names, "fsync"]
 
 
 def test_short_writes_are_completed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
