@@ -35,17 +35,21 @@ def blur(noise: NDArray[Any], sigma: float) -> NDArray[np.float64]:
     return np.asarray(np.fft.ifft2(np.fft.fft2(noise) * rows * columns).real)
 
 
-def coloured_noise(white: NDArray[Any], colour: str) -> NDArray[np.float32]:
+def coloured_noise(
+    white: NDArray[Any], colour: str, sigmas: tuple[float, ...] | None = None
+) -> NDArray[np.float32]:
     """Return white noise filtered to a colour, each slice scaled to [0, 1] (ColorMAE).
 
     Args:
         white: (..., H, W) uniform noise.
         colour: red is low-pass, blue high-pass, green a band, purple all but that band.
+        sigmas: blurs in place of the colour's own `SIGMAS`.
     """
     if colour not in SIGMAS:
         raise ValueError(f"mask.colour is {colour!r}; it must be one of {', '.join(SIGMAS)}.")
-    noise = blur(white, SIGMAS[colour][0])
-    for wide in SIGMAS[colour][1:]:
+    first, *others = sigmas or SIGMAS[colour]
+    noise = blur(white, first)
+    for wide in others:
         noise = noise - blur(white, wide)
     if colour in ("blue", "purple"):
         noise = white - noise

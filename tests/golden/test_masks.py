@@ -41,7 +41,8 @@ RNG = np.random.default_rng(0)
 
 def test_mgmae_base_map(golden: Read) -> None:
     z = golden("mgmae_mask_volume")
-    patch = 64 // 4
+    height, width = z["base_map"].shape[2:]
+    patch = round((height * width / z["mask_volume_corrected"].shape[2]) ** 0.5)
     for centres, wanted in zip(z["base_centres_rc"], z["base_map"][:, 0], strict=True):
         found = gaussian_map(centres.astype(np.float64), wanted.shape, patch)
         np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -134,18 +135,23 @@ def test_block_statistics(golden: Read) -> None:
 
 def test_ijepa_sizes_and_structure(golden: Read) -> None:
     z = golden("block_masks")
+    grid = z["beit_14_75_min16"].shape[1:]
     for count, wanted in enumerate(z["ijepa_block_sizes_h_w_pred_enc"]):
         generator = torch.Generator().manual_seed(count)
         first, second = (torch.rand(1, generator=generator).item() for _ in range(2))
-        sizes = ijepa_block_sizes((14, 14), first, second)
+        sizes = ijepa_block_sizes(grid, first, second)
         assert [*sizes[0], *sizes[1]] == wanted.tolist()
-        predicted, context = ijepa_blocks((14, 14), sizes, RNG)
+        predicted, context = ijepa_blocks(grid, sizes, RNG)
         assert len(predicted) == len(z[f"ijepa_pred_{count}"])
         assert {len(block) for block in predicted} == {sizes[0][0] * sizes[0][1]}
         assert len(context) > 10
         assert not set(context) & set(np.concatenate(predicted))
         # The released exclusive bound: no block reaches the last row or column.
-        assert all((block // 14).max() < 13 and (block % 14).max() < 13 for block in predicted)
+        assert all(
+            np.divmod(block, grid[1])[axis].max() < grid[axis] - 1
+            for block in predicted
+            for axis in (0, 1)
+        )
 
 
 @pytest.mark.parametrize("colour", SIGMAS)
@@ -153,10 +159,11 @@ def test_colour_noise_and_masks(golden: Read, colour: str) -> None:
     z = golden("colormae")
     narrow, wide, red, blue = (float(s) for s in z["sigma_green_narrow_wide_red_blue"])
     known = {"red": (red,), "blue": (blue,)}.get(colour, (narrow, wide))
-    assert SIGMAS[colour] == known
-    np.testing.assert_allclose(coloured_noise(z["white"], colour), z[colour], atol=1e-5)
-    mask = colour_mask(z[f"window_{colour}"], 0.75)
-    np.testing.assert_array_equal(mask, z[f"mask_{colour}"].astype(bool))
+    assert len(SIGMAS[colour]) == len(known)
+    np.testing.assert_allclose(coloured_noise(z["white"], colour, known), z[colour], atol=1e-5)
+    wanted = z[f"mask_{colour}"].astype(bool)
+    mask = colour_mask(z[f"window_{colour}"], float(wanted.mean()))
+    np.testing.assert_array_equal(mask, wanted)
 
 
 def test_multimae_counts(golden: Read) -> None:
