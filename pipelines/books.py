@@ -26,6 +26,10 @@ INPUTS_SCHEMA = pa.schema(
 "One row a raw file: what became of it."
 
 
+MOST_LABELS = 1000
+"Labels that a snapshot counts; a dataset with a label a sample keeps the most frequent."
+
+
 class BooksError(RuntimeError):
     """Raw inputs are unaccounted for."""
 
@@ -168,14 +172,17 @@ def _statistics(books: Books) -> dict[str, Any]:
     moments = Moments.empty()
     sizes: Counter[str] = Counter()
     splits: Counter[str] = Counter()
+    labels: Counter[str] = Counter()
     for record in books.records:
         moments = moments.merge(Moments.from_json(record["moments"]))
         sizes.update("x".join(map(str, row["shape"])) for row in record["rows"])
         splits.update(row["split"] for row in record["rows"])
+        labels.update(row["label"] for row in record["rows"])
     return {
         "moments": moments.to_json(),
         "shapes": dict(sorted(sizes.items())),
         "splits": dict(sorted(splits.items())),
+        "labels": dict(labels.most_common(MOST_LABELS)),
     }
 
 

@@ -248,7 +248,11 @@ def evaluate(
             continue
         taught, asked = _features(store, record, (dataset, test), fresh, progress)
         result[name] = measure(taught, asked)
-        result |= {"samples": len(taught[1]), "queries": len((asked or taught)[1])}
+        result |= {
+            "samples": len(taught[1]),
+            "queries": len((asked or taught)[1]),
+            "classes": len(set(taught[1])),
+        }
         result["protocol"] = "train/test" if asked else "leave one out"
     suffix = f"-{test}" if test else ""
     write_record(store, run, f"probes/{dataset}{suffix}-{probe}.json", result)
