@@ -134,13 +134,13 @@ def _row(label: str, pictures: list[NDArray[np.uint8]]) -> Row:
 
 def _draw_flow(sample: Shown, spec: ColumnSpec, value: NDArray[Any]) -> Iterator[Row]:
     frames = sample.stored
-    fields = int16_to_flow(value if spec.column == "motion" else value[-1])
-    steps = np.linspace(1, len(frames) - 2, SHOWN_FRAMES).round().astype(int)
+    # Both point from a frame to its predecessor; frame 0 has none.
+    fields = int16_to_flow(value[1:] if spec.column == "motion" else value[0])
+    steps = np.linspace(1, len(frames) - 1, SHOWN_FRAMES).round().astype(int)
     full = full_flow(fields)
-    cells = [fields[i] for i in steps]
     yield _row("frames", [frames[i] for i in steps])
-    pairs = zip(steps, cells, strict=True)
-    yield _row(f"{spec.column}, full colour {full:.1f} px", [flow_over(frames[i], field, full) for i, field in pairs])
+    label = f"{spec.column} to the frame before, full colour {full:.1f} px"
+    yield _row(label, [flow_over(frames[i], fields[i - 1], full) for i in steps])
 
 
 def _draw_hog(sample: Shown, spec: ColumnSpec, value: NDArray[Any]) -> Iterator[Row]:

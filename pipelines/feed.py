@@ -21,6 +21,7 @@ from pipelines.executors import use_one_thread
 from pipelines.order import Order, default_lanes, remainder
 from pipelines.rows import ShardRows, read_rows, shard_sizes
 from pipelines.stream import StreamConfig
+from preprocessing.masks import MaskConfig
 from preprocessing.statistics import Moments
 from storage.fs import Store
 from storage.snapshots import Snapshot
@@ -175,7 +176,7 @@ def open_eval(store: Store, stream: StreamConfig, *, split: str | None = None, w
 
     The stream's view should be the centre one; its masks and targets are left out.
     """
-    plain = replace(stream, targets=(), columns={}, frozen_views=0)
+    plain = replace(stream, mask=MaskConfig(), targets=(), columns={}, frozen_views=0)
     snapshot, rows = _open_rows(store, plain, split)
     return _in_stored_order(store, plain, snapshot, rows, workers, labelled=True)
 

@@ -20,8 +20,8 @@ class OptimConfig:
     lr: float
     "peak learning rate at the recipe's batch"
     schedule: str = "cosine"
-    warmup: int = 0
-    "optimiser steps of the linear warm-up"
+    warmup: float = 0.1
+    "share of the steps in which the rate rises from 0"
     min_lr: float = 0.0
     weight_decay: float = 0.05
     betas: tuple[float, float] = (0.9, 0.95)
@@ -34,6 +34,11 @@ class OptimConfig:
         if self.lr <= 0:
             raise ValueError(
                 f"optim.lr is {self.lr}; it must be above 0. 1e-3 is usual for tiny models."
+            )
+        if not 0 <= self.warmup < 1:
+            raise ValueError(
+                f"optim.warmup is {self.warmup}; it is a share of the steps, at least 0 and below 1. "
+                "0.05 to 0.1 is usual."
             )
         if self.schedule not in SCHEDULES:
             raise ValueError(

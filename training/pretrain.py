@@ -324,12 +324,18 @@ def _encode(
 
 
 def eval_stream(recipe: Recipe, dataset: str) -> StreamConfig:
-    """Return the stream of whole samples: the centre view, no targets."""
-    values = resolve(recipe)
-    values["view"] |= {"kind": "center", "flip": False}
-    values["data"] |= {"dataset": dataset, "snapshot": None, "frozen_views": 0, "columns": {}}
-    plain = stream_of(make_recipe(values))
-    return replace(plain, targets=(), batch=max(recipe.batch, 16), lanes=1)
+    """Return the stream of whole samples: the centre view, no masks and no targets."""
+    return replace(
+        stream_of(recipe),
+        dataset=dataset,
+        snapshot=None,
+        view=replace(recipe.view, kind="center", flip=False),
+        targets=(),
+        columns={},
+        frozen_views=0,
+        batch=max(recipe.batch, 16),
+        lanes=1,
+    )
 
 
 def main() -> None:

@@ -25,25 +25,26 @@ def cosine(time: float, *, peak: float, low: float, warmup: float, total: float)
 
 
 def schedule_named(
-    name: str, *, peak: float, low: float, warmup: int, total: int
+    name: str, *, peak: float, low: float, warmup: float, total: int
 ) -> Callable[[int], float]:
-    """Return the rate of each optimiser step 0 .. total-1.
+    """Return the rate of each optimiser step 0 .. total-1; the first is above 0, the last above `low`.
+
+    Args:
+        name: one of `SCHEDULES`.
+        warmup: share of the steps in which the rate rises.
+        total: steps of the run.
 
     Raises:
-        ValueError: the name is unknown, or the warm-up does not fit.
+        ValueError: the name is unknown.
     """
-    if name not in SCHEDULES:
-        raise ValueError(f"optim.schedule {name!r} is unknown. Known: {', '.join(SCHEDULES)}.")
-    if not 0 <= warmup < total:
-        raise ValueError(
-            f"optim.warmup is {warmup} of {total} steps; it must be shorter than the run. 5 to "
-            "10 % is usual."
-        )
+    rise = int(warmup * total)
     if name == "constant":
-        return lambda step: peak * min(1.0, (step + 1) / (warmup + 1))
+        return lambda step: peak * min(1.0, (step + 1) / (rise + 1))
     if name == "infinite":
-        return lambda step: infinite(step, peak=peak, low=low, total=total)
-    return lambda step: cosine(step + 1, peak=peak, low=low, warmup=warmup + 1, total=total + 1)
+        return lambda step: infinite(step + 1, peak=peak, low=low or 0.01 * peak, total=total + 1)
+    if name == "cosine":
+        return lambda step: cosine(step + 1, peak=peak, low=low, warmup=rise + 1, total=total + 1)
+    raise ValueError(f"optim.schedule {name!r} is unknown. Known: {', '.join(SCHEDULES)}.")
 
 
 def infinite(
