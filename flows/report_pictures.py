@@ -23,7 +23,9 @@ STAINS = (
     (1.0, 0.4, 0.25),
     (0.95, 0.35, 0.95),
 )
-"Colours of the channels of a microscopy field, in their order."
+"Colours of the channels of a microscopy field, in their order, where no name says better."
+STAIN_NAMES = {"dna": 0, "dapi": 0, "hoechst": 0, "er": 1, "gfp": 1, "rna": 2, "agp": 3, "mito": 4}
+"Which of them people expect of a stain."
 DIVERGING = ((84, 48, 5), (191, 129, 45), (245, 245, 245), (53, 151, 143), (0, 60, 48))
 "Brown below the middle, white in it, green above."
 TRUE_COLOUR = ("B04", "B03", "B02")
@@ -169,12 +171,16 @@ def stretched(values: NDArray[np.generic], low: float = 1, high: float = 99) -> 
     return np.clip((np.nan_to_num(values.astype(float)) - bottom) / max(top - bottom, 1e-9), 0, 1)
 
 
-def stained(field: NDArray[np.generic]) -> Picture:
-    """Return the (C, H, W) channels of a field as lights of one colour each, added."""
+def stained(field: NDArray[np.generic], channels: Sequence[str] = ()) -> Picture:
+    """Return the (C, H, W) channels of a field as lights of one colour each, added.
+
+    Known names of channels (DNA, DAPI, ER …) get the colour people expect, others one by their place.
+    """
     dark = np.ones((*field.shape[1:], 3))
     for i, plane in enumerate(field):
-        light = stretched(plane, 5, 99.7)[..., None] ** 2
-        dark *= 1 - 0.85 * light * np.asarray(STAINS[i % len(STAINS)])
+        name = channels[i].lower() if i < len(channels) else ""
+        colour = STAINS[STAIN_NAMES.get(name, i % len(STAINS))]
+        dark *= 1 - 0.85 * stretched(plane, 5, 99.7)[..., None] ** 2 * np.asarray(colour)
     return _to_uint8(1 - dark)
 
 

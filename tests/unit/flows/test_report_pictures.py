@@ -86,6 +86,8 @@ def test_fields_and_tiles_become_rgb() -> None:
     rng = np.random.default_rng(0)
     field = rng.integers(0, 65535, (5, 16, 20), dtype=np.uint16)
     assert pictures.stained(field).shape == (16, 20, 3)
+    named = pictures.stained(np.stack([np.zeros((8, 8)), np.eye(8)]), ["AGP", "DNA"])
+    assert named[0, 0, 2] > named[0, 0, 0], "DNA is blue wherever it stands"
     tile = np.zeros((4, 8, 8), np.uint16)
     tile[3, :, 4:] = 3000
     tile[:3, :, 4:] = 500
