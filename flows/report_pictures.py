@@ -174,7 +174,7 @@ def stretched(values: NDArray[np.generic], low: float = 1, high: float = 99) -> 
 def stained(field: NDArray[np.generic], channels: Sequence[str] = ()) -> Picture:
     """Return the (C, H, W) channels of a field as lights of one colour each, added.
 
-    Known names of channels (DNA, DAPI, ER …) get the colour people expect, others one by their place.
+    Known names (DNA, DAPI, ER …) get the colour people expect, others one by their place.
     """
     dark = np.ones((*field.shape[1:], 3))
     for i, plane in enumerate(field):
