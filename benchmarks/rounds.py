@@ -1,6 +1,8 @@
-"""Interleaved rounds of contenders on the same work: median, spread and ratio, wall and CPU seconds.
+"""Interleaved rounds of contenders on the same work: median, spread and ratio, wall and CPU
+seconds.
 
-Each turn is a fresh process, so that its CPU time (with its children's) can be read whole and nobody inherits a warm
+Each turn is a fresh process, so that its CPU time (with its children's) can be read whole and
+nobody inherits a warm
 interpreter. Speed counts only when every contender's outputs pass the same check.
 """
 
@@ -55,7 +57,8 @@ def _cpu() -> float:
 
 
 def table(turns: dict[str, list[Turn]], ours: str, unit: str) -> str:
-    """Return a Markdown table: items a second by CPU and wall (median, min-max) and our ratio to each."""
+    """Return a Markdown table: items a second by CPU and wall (median, min-max) and our ratio to
+    each."""
     by_cpu = {n: [t.items / t.cpu for t in found] for n, found in turns.items()}
     by_wall = {n: [t.items / t.wall for t in found] for n, found in turns.items()}
     lines = [
@@ -69,4 +72,6 @@ def table(turns: dict[str, list[Turn]], ours: str, unit: str) -> str:
             f"| {name} | {middle:.1f} | {min(rates):.1f}-{max(rates):.1f} | "
             f"{statistics.median(by_wall[name]):.1f} | {mine / middle:.2f}x |"
         )
-    return "\n".join(lines) + f"\n\n{len(next(iter(turns.values())))} rounds, {os.cpu_count()} cores"
+    return (
+        "\n".join(lines) + f"\n\n{len(next(iter(turns.values())))} rounds, {os.cpu_count()} cores"
+    )

@@ -1,4 +1,5 @@
-"""The `headrace` command: a thin face over the flows. Results on standard output, everything else on standard error."""
+"""The `headrace` command: a thin face over the flows. Results on standard output, everything else
+on standard error."""
 
 from __future__ import annotations
 
@@ -53,57 +54,91 @@ class Probe(StrEnum):
 
 
 Store = Annotated[
-    str, typer.Option(envvar="HEADRACE_STORE", help="where datasets and runs are: a folder or a URI (s3://…)")
+    str,
+    typer.Option(
+        envvar="HEADRACE_STORE", help="where datasets and runs are: a folder or a URI (s3://…)"
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
 Workers = Annotated[int, typer.Option(help="processes or Ray tasks at once; 0 takes one a core")]
-Direct = Annotated[bool, typer.Option("--direct", help="run the same functions without Prefect and Ray")]
-RayAddress = Annotated[str, typer.Option(help="a running Ray cluster; by default one is started here")]
+Direct = Annotated[
+    bool, typer.Option("--direct", help="run the same functions without Prefect and Ray")
+]
+RayAddress = Annotated[
+    str, typer.Option(help="a running Ray cluster; by default one is started here")
+]
 
 
 def _executor(workers: int, direct: bool, ray_address: str) -> dict[str, Any]:
     if direct and ray_address:
-        raise UsageError("--direct runs without Ray, so it cannot go with --ray-address. Leave one out.")
+        raise UsageError(
+            "--direct runs without Ray, so it cannot go with --ray-address. Leave one out."
+        )
     count = workers or os.cpu_count() or 1
     return {"kind": "direct" if direct else "ray", "workers": count, "ray_address": ray_address}
 
 
-def _stages(direct: bool) -> Any:  # noqa: ANN401 - a namespace of functions, plain or Prefect's
+def _stages(direct: bool) -> Any:
     """Return the stages by name: plain functions, or the same ones as Prefect flows."""
     if direct:
         from flows import stages
 
-        return {name.removeprefix("run_"): getattr(stages, name) for name in dir(stages) if name.startswith("run_")}
+        return {
+            name.removeprefix("run_"): getattr(stages, name)
+            for name in dir(stages)
+            if name.startswith("run_")
+        }
     from flows import prefect_flows
 
-    return {name: getattr(prefect_flows, name) for name in ("ingest", "derive", "pretrain", "evaluate")}
+    return {
+        name: getattr(prefect_flows, name) for name in ("ingest", "derive", "pretrain", "evaluate")
+    }
 
 
 @app.command(
-    epilog="Example: headrace ingest ./photos --modality image --dataset photos --resize 256 --labels parent"
+    epilog="Example: headrace ingest ./photos --modality image --dataset photos "
+    "--resize 256 --labels parent"
 )
 def ingest(
-    sources: Annotated[list[str], typer.Argument(help="folders, files, tars, or lists of files (CSV, Parquet, JSONL)")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="folders, files, tars, or lists of files (CSV, Parquet, JSONL)"),
+    ],
     modality: Annotated[Modality, typer.Option(help="kind of the raw files")],
     dataset: Annotated[str, typer.Option(help="name of the dataset that gets a new part")],
     store: Store = "./store",
     resize: Annotated[int, typer.Option(help="short side in pixels; 0 keeps the size")] = 0,
     pattern: Annotated[
         str,
-        typer.Option(help=r"groups files by named groups, e.g. '(?P<well>[A-P]\d\d)_s(?P<site>\d)_(?P<channel>\w+)\.tif'"),
+        typer.Option(
+            help="groups files by named groups, e.g. "
+            r"'(?P<well>[A-P]\d\d)_s(?P<site>\d)_(?P<channel>\w+)\.tif'"
+        ),
     ] = "",
-    labels: Annotated[str, typer.Option(help="'parent' (folder name) or a column of the list")] = "",
-    shard_size: Annotated[int, typer.Option(help="raw bytes that go into one shard; 0 chooses by the input")] = 0,
+    labels: Annotated[
+        str, typer.Option(help="'parent' (folder name) or a column of the list")
+    ] = "",
+    shard_size: Annotated[
+        int, typer.Option(help="raw bytes that go into one shard; 0 chooses by the input")
+    ] = 0,
     frames: Annotated[int, typer.Option(help="frames of a clip")] = 16,
     stride: Annotated[int, typer.Option(help="source frames between two frames of a clip")] = 1,
     fps: Annotated[float, typer.Option(help="clip frames a second, in place of --stride")] = 0.0,
-    tile: Annotated[int, typer.Option(help="edge of tiles in pixels; 0 keeps fields and scenes whole")] = 0,
+    tile: Annotated[
+        int, typer.Option(help="edge of tiles in pixels; 0 keeps fields and scenes whole")
+    ] = 0,
     overlap: Annotated[int, typer.Option(help="pixels that neighbouring tiles share")] = 0,
     min_valid: Annotated[float, typer.Option(help="least share of valid pixels of a tile")] = 0.05,
     channels: Annotated[str, typer.Option(help="channel or band names, comma separated")] = "",
-    heldout: Annotated[float, typer.Option(help="share of groups kept for the held-out loss")] = 0.01,
-    max_reject: Annotated[float, typer.Option(help="share of refused files above which the exit code is 3")] = 0.01,
-    retry_rejects: Annotated[bool, typer.Option(help="take files that an earlier ingest refused again")] = False,
+    heldout: Annotated[
+        float, typer.Option(help="share of groups kept for the held-out loss")
+    ] = 0.01,
+    max_reject: Annotated[
+        float, typer.Option(help="share of refused files above which the exit code is 3")
+    ] = 0.01,
+    retry_rejects: Annotated[
+        bool, typer.Option(help="take files that an earlier ingest refused again")
+    ] = False,
     workers: Workers = 0,
     direct: Direct = False,
     ray_address: RayAddress = "",
@@ -128,13 +163,19 @@ def ingest(
         }
         run = _stages(direct)["ingest"]
         report = run(
-            store, sources, dataset, spec, _executor(workers, direct, ray_address), retry_rejects=retry_rejects
+            store,
+            sources,
+            dataset,
+            spec,
+            _executor(workers, direct, ray_address),
+            retry_rejects=retry_rejects,
         )
     answer(report, as_json, ingest_text(report))
     taken = report["inputs"] - report["skipped"]
     if taken and report["rejects"] / taken > max_reject:
         say(
-            f"headrace: {report['rejects']} of {taken} files were refused, more than --max-reject {max_reject:.2%}. "
+            f"headrace: {report['rejects']} of {taken} files were refused, more than --max-reject "
+            f"{max_reject:.2%}. "
             f"See 'headrace ls {dataset} --rejects'; the others are in the dataset."
         )
         raise typer.Exit(OVER_BUDGET)
@@ -143,8 +184,12 @@ def ingest(
 @app.command(epilog="Example: headrace derive clips flow hog cell=8 view.size=112")
 def derive(
     dataset: Annotated[str, typer.Argument(help="the dataset")],
-    columns: Annotated[list[str] | None, typer.Argument(help="columns, and key=value settings")] = None,
-    recipe: Annotated[str, typer.Option("--for", help="derive what this recipe needs, as it needs it")] = "",
+    columns: Annotated[
+        list[str] | None, typer.Argument(help="columns, and key=value settings")
+    ] = None,
+    recipe: Annotated[
+        str, typer.Option("--for", help="derive what this recipe needs, as it needs it")
+    ] = "",
     store: Store = "./store",
     workers: Workers = 0,
     direct: Direct = False,
@@ -164,9 +209,18 @@ def derive(
         else:
             asked = column_settings(names, settings, known)
         if not asked:
-            raise UsageError(f"derive {dataset}: name at least one column of {', '.join(PRODUCERS)}, or --for RECIPE.")
-        report = _stages(direct)["derive"](store, dataset, asked, _executor(workers, direct, ray_address))
-    answer(report, as_json, "\n".join(derive_line(dataset, name, about) for name, about in report.items()))
+            raise UsageError(
+                f"derive {dataset}: name at least one column of {', '.join(PRODUCERS)}, or --for "
+                "RECIPE."
+            )
+        report = _stages(direct)["derive"](
+            store, dataset, asked, _executor(workers, direct, ray_address)
+        )
+    answer(
+        report,
+        as_json,
+        "\n".join(derive_line(dataset, name, about) for name, about in report.items()),
+    )
 
 
 @app.command(epilog="Example: headrace why clips hog cell=4")
@@ -188,13 +242,21 @@ def why(
         known = {name: producer.defaults for name, producer in PRODUCERS.items()}
         asked = column_settings(names, settings, known)[names[0]]
         parts = explain(open_store(store), dataset, names[0], asked)
-    answer({"parts": parts}, as_json, "\n".join(f"{p['part']}: {p['state']}: {p['reason']}" for p in parts))
+    answer(
+        {"parts": parts},
+        as_json,
+        "\n".join(f"{p['part']}: {p['state']}: {p['reason']}" for p in parts),
+    )
 
 
-@app.command(epilog="Example: headrace pretrain mgmae_tiny data.dataset=clips steps=200 --run first")
+@app.command(
+    epilog="Example: headrace pretrain mgmae_tiny data.dataset=clips steps=200 --run first"
+)
 def pretrain(
     recipe: Annotated[str, typer.Argument(help="name or path of a recipe")],
-    settings: Annotated[list[str] | None, typer.Argument(help="key=value in place of the recipe's own")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Argument(help="key=value in place of the recipe's own")
+    ] = None,
     run: Annotated[str, typer.Option(help="name of the run; by default the recipe's")] = "",
     resume: Annotated[bool, typer.Option(help="continue the run from its last checkpoint")] = False,
     feed: Annotated[FeedKind, typer.Option(help="where batches are made")] = FeedKind.local,
@@ -206,14 +268,18 @@ def pretrain(
     """Pretrain an encoder by a recipe."""
     with errors_for_people():
         name = run or Path(recipe).stem
-        report = _stages(direct)["pretrain"](store, recipe, settings or [], name, resume, feed.value, workers)
+        report = _stages(direct)["pretrain"](
+            store, recipe, settings or [], name, resume, feed.value, workers
+        )
     answer(report, as_json, pretrain_line(report))
 
 
 @app.command(epilog="Example: headrace evaluate first --dataset photos --untrained")
 def evaluate(
     run: Annotated[str, typer.Argument(help="the run whose encoder is tested")],
-    dataset: Annotated[str, typer.Option(help="labelled samples; tested leave-one-out unless --test is given")],
+    dataset: Annotated[
+        str, typer.Option(help="labelled samples; tested leave-one-out unless --test is given")
+    ],
     test: Annotated[str, typer.Option(help="another dataset to test on")] = "",
     probe: Annotated[Probe, typer.Option(help="kind of test")] = Probe.knn,
     untrained: Annotated[bool, typer.Option(help="also test the same encoder untrained")] = False,
@@ -224,13 +290,23 @@ def evaluate(
     """Probe a frozen encoder on labelled samples."""
     with errors_for_people():
         report = _stages(direct)["evaluate"](store, run, dataset, test, probe.value, untrained)
-    beside = "" if report.get("untrained_accuracy") is None else f" (untrained {report['untrained_accuracy']:.2%})"
-    answer(report, as_json, f"{run} on {test or dataset}: {report['probe']} accuracy {report['accuracy']:.2%}{beside}")
+    beside = (
+        ""
+        if report.get("untrained_accuracy") is None
+        else f" (untrained {report['untrained_accuracy']:.2%})"
+    )
+    answer(
+        report,
+        as_json,
+        f"{run} on {test or dataset}: {report['probe']} accuracy {report['accuracy']:.2%}{beside}",
+    )
 
 
 @app.command(epilog="Example: headrace verify photos")
 def verify(
-    dataset: Annotated[str, typer.Argument(help="the dataset")], store: Store = "./store", as_json: Json = False
+    dataset: Annotated[str, typer.Argument(help="the dataset")],
+    store: Store = "./store",
+    as_json: Json = False,
 ) -> None:
     """Check every byte of a dataset against its manifests."""
     from flows.stages import run_verify
@@ -238,7 +314,9 @@ def verify(
     with errors_for_people():
         report = run_verify(store, dataset)
     lines = [f"{d['where']}: {d['sample'] or 'the file'}: {d['detail']}" for d in report["damaged"]]
-    lines.append(f"{dataset}: {report['samples']} samples checked, {len(report['damaged'])} damaged")
+    lines.append(
+        f"{dataset}: {report['samples']} samples checked, {len(report['damaged'])} damaged"
+    )
     answer(report, as_json, "\n".join(lines))
     if report["damaged"]:
         raise typer.Exit(1)
@@ -277,16 +355,24 @@ def report(
 
 @app.command(epilog="Example: headrace demo --store ./demo-store --modality video")
 def demo(
-    modality: Annotated[list[Modality] | None, typer.Option(help="only these; by default all four")] = None,
+    modality: Annotated[
+        list[Modality] | None, typer.Option(help="only these; by default all four")
+    ] = None,
     store: Store = "./store",
     direct: Direct = False,
     as_json: Json = False,
 ) -> None:
-    """Walk the whole road on raw inputs made on the spot: ingest, derive, pretrain, probe, report."""
+    """Walk the whole road on raw inputs made on the spot: ingest, derive, pretrain, probe,
+    report."""
     from flows.demo import run_demo
 
     with errors_for_people():
-        result = run_demo(store, [m.value for m in modality or list(Modality)], _stages(direct), _executor(0, direct, ""))
+        result = run_demo(
+            store,
+            [m.value for m in modality or list(Modality)],
+            _stages(direct),
+            _executor(0, direct, ""),
+        )
     answer(result, as_json, result["table"])
 
 

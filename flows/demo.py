@@ -1,4 +1,5 @@
-"""The whole road on raw inputs made on the spot: four modalities, from files to a report a person looks at."""
+"""The whole road on raw inputs made on the spot: four modalities, from files to a report a person
+looks at."""
 
 from __future__ import annotations
 
@@ -31,7 +32,9 @@ class Chapter:
 
 _GLYPHS = {"kind": "center", "flip": False, "scale": [0.2, 1.0], "aspect": [0.75, 4 / 3]}
 CHAPTERS: dict[str, Chapter] = {
-    "image": Chapter(recipe="maskfeat_image_tiny", spec={"resize": 96, "labels": "parent", "heldout": 0.1}),
+    "image": Chapter(
+        recipe="maskfeat_image_tiny", spec={"resize": 96, "labels": "parent", "heldout": 0.1}
+    ),
     "video": Chapter(
         recipe="mgmae_tiny",
         spec={"resize": 96, "frames": 16, "labels": "parent", "heldout": 0.1},
@@ -43,7 +46,8 @@ CHAPTERS: dict[str, Chapter] = {
     "microscopy": Chapter(
         recipe="cell_mae_tiny",
         spec={
-            "pattern": r"(?P<plate>P\d+)_(?P<well>[A-P]\d\d)_s(?P<site>\d+)_w\d_(?P<channel>\w+)\.tif$",
+            "pattern": r"(?P<plate>P\d+)_(?P<well>[A-P]\d\d)_s(?P<site>\d+)_w\d_"
+            r"(?P<channel>\w+)\.tif$",
             "labels": "parent",
             "heldout": 0.1,
         },
@@ -57,13 +61,16 @@ CHAPTERS: dict[str, Chapter] = {
 }
 
 
-def run_demo(store: str, modalities: list[str], stages: Stages, executor: dict[str, Any]) -> dict[str, Any]:
+def run_demo(
+    store: str, modalities: list[str], stages: Stages, executor: dict[str, Any]
+) -> dict[str, Any]:
     """Make raw inputs, then ingest, derive, pretrain and probe each modality, and write one report.
 
     What an earlier demo on the same store has done is found there and not done again.
 
     Returns:
-        report (path), datasets, runs, seconds, redone (stages that had work to do) and table (text).
+        report (path), datasets, runs, seconds, redone (stages that had work to do) and table
+        (text).
     """
     from flows.report_data import write_report
 
@@ -76,18 +83,28 @@ def run_demo(store: str, modalities: list[str], stages: Stages, executor: dict[s
         row, done = _chapter(place, modality, str(raw[modality]), stages, executor)
         rows.append(row)
         worked += done
-    names = [name for modality in modalities for name in (f"demo_{modality}", f"demo_{modality}_run")]
+    names = [
+        name for modality in modalities for name in (f"demo_{modality}", f"demo_{modality}_run")
+    ]
     output = (place.local_path() or Path.cwd()) / "demo.html"
     if worked or not output.exists():
         write_report(store, names, output)
         worked += 1
     seconds = round(time.monotonic() - began, 1)
-    heads = ("modality", "files", "rejects", "samples", "recipe", "loss", "held-out", "kNN untrained", "kNN trained")
-    ending = (
-        f"report: {output}\ndemo finished in {seconds:.0f} s"
-        if worked
-        else f"report: {output}\ndemo finished in {seconds:.0f} s: nothing to do, everything was in {store} already"
+    heads = (
+        "modality",
+        "files",
+        "rejects",
+        "samples",
+        "recipe",
+        "loss",
+        "held-out",
+        "kNN untrained",
+        "kNN trained",
     )
+    ending = f"report: {output}\ndemo finished in {seconds:.0f} s"
+    if not worked:
+        ending += f": nothing to do, everything was in {store} already"
     return {
         "report": str(output),
         "datasets": [f"demo_{modality}" for modality in modalities],
@@ -121,7 +138,9 @@ def _chapter(
     from pipelines.catalog import describe_dataset
 
     chapter, dataset, run = CHAPTERS[modality], f"demo_{modality}", f"demo_{modality}_run"
-    report = stages["ingest"](place.uri, [raw], dataset, {"modality": modality, **chapter.spec}, executor)
+    report = stages["ingest"](
+        place.uri, [raw], dataset, {"modality": modality, **chapter.spec}, executor
+    )
     say(ingest_text(report))
     worked = int(report["inputs"] > report["skipped"])
     overrides = [f"data.dataset={dataset}"]

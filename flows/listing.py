@@ -25,8 +25,14 @@ def catalog(store: str, name: str, *, rejects: bool = False, samples: int = 0) -
         return {**whole, "columns": [c for d in whole["datasets"] for c in _columns(d)]}
     if name not in list_datasets(place):
         if place.exists(f"runs/{name}/run.json"):
-            return {"datasets": [], "columns": [], "runs": [store_catalog.describe_run(place, name)]}
-        raise FileNotFoundError(f"{store}: holds no dataset and no run {name!r}. See 'headrace ls'.")
+            return {
+                "datasets": [],
+                "columns": [],
+                "runs": [store_catalog.describe_run(place, name)],
+            }
+        raise FileNotFoundError(
+            f"{store}: holds no dataset and no run {name!r}. See 'headrace ls'."
+        )
     dataset = store_catalog.describe_dataset(place, name)
     result: dict[str, Any] = {"datasets": [dataset], "columns": _columns(dataset), "runs": []}
     if rejects:
@@ -47,27 +53,59 @@ def catalog_text(result: dict[str, Any]) -> str:
         rows = [(r["reason_class"], r["uri"], r["detail"]) for r in result["rejects"]]
         return text_table(("reason", "file", "detail"), rows) if rows else "no rejects"
     if "samples" in result:
-        rows = [(s["key"], "x".join(map(str, s["shape"])), s["split"], s["label"]) for s in result["samples"]]
+        rows = [
+            (s["key"], "x".join(map(str, s["shape"])), s["split"], s["label"])
+            for s in result["samples"]
+        ]
         return text_table(("key", "shape", "split", "label"), rows)
     if result["datasets"]:
-        heads = ("dataset", "modality", "snapshot", "samples", "shards", "MiB", "inputs", "duplicates", "rejects")
+        heads = (
+            "dataset",
+            "modality",
+            "snapshot",
+            "samples",
+            "shards",
+            "MiB",
+            "inputs",
+            "duplicates",
+            "rejects",
+        )
         rows = [
-            (d["dataset"], d["modality"], d["snapshot"], d["samples"], d["shards"], f"{d['bytes'] / 2**20:.1f}")
-            + (d["inputs"], d["duplicates"], d["rejects"])
+            (
+                d["dataset"],
+                d["modality"],
+                d["snapshot"],
+                d["samples"],
+                d["shards"],
+                f"{d['bytes'] / 2**20:.1f}",
+                d["inputs"],
+                d["duplicates"],
+                d["rejects"],
+            )
             for d in result["datasets"]
         ]
         parts.append(text_table(heads, rows))
     if result["columns"]:
         heads = ("dataset", "column", "parts", "MiB", "fingerprint", "parameters")
         rows = [
-            (c["dataset"], c["column"], c["parts"], f"{c['bytes'] / 2**20:.2f}", c["fingerprint"][:8], c["parameters"])
+            (
+                c["dataset"],
+                c["column"],
+                c["parts"],
+                f"{c['bytes'] / 2**20:.2f}",
+                c["fingerprint"][:8],
+                c["parameters"],
+            )
             for c in result["columns"]
         ]
         parts.append(text_table(heads, rows))
     if result["runs"]:
         heads = ("run", "dataset", "step", "loss", "held-out loss", "samples/s")
         parts.append(text_table(heads, [_run_row(run) for run in result["runs"]]))
-    return "\n".join(parts) or "the store is empty; begin with 'headrace ingest SOURCE --modality … --dataset NAME'"
+    return (
+        "\n".join(parts)
+        or "the store is empty; begin with 'headrace ingest SOURCE --modality … --dataset NAME'"
+    )
 
 
 def _run_row(run: dict[str, Any]) -> tuple[Any, ...]:

@@ -1,4 +1,5 @@
-"""Words of the command line that several commands share: `key=value` settings and errors for people."""
+"""Words of the command line that several commands share: `key=value` settings and errors for
+people."""
 
 from __future__ import annotations
 
@@ -37,8 +38,11 @@ def split_settings(words: list[str]) -> tuple[list[str], dict[str, Any]]:
     return plain, settings
 
 
-def column_settings(columns: list[str], settings: dict[str, Any], known: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Give each column the settings that it knows; `hog.cell=4` speaks to one column, `cell=4` to all that have it.
+def column_settings(
+    columns: list[str], settings: dict[str, Any], known: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """Give each column the settings that it knows; `hog.cell=4` speaks to one column, `cell=4` to
+    all that have it.
 
     Args:
         known: for each column that exists, its parameters with their defaults.
@@ -55,7 +59,8 @@ def column_settings(columns: list[str], settings: dict[str, Any], known: dict[st
         if not takers:
             names = sorted({name for column in columns for name in known.get(column, {})})
             raise UsageError(
-                f"{key}={value}: none of {', '.join(columns)} has a parameter {key!r}. Known: {', '.join(names)}."
+                f"{key}={value}: none of {', '.join(columns)} has a parameter {key!r}. Known: "
+                f"{', '.join(names)}."
             )
         for name in takers:
             asked[name].update(_merged(known[name], {key: value}))
@@ -65,14 +70,17 @@ def column_settings(columns: list[str], settings: dict[str, Any], known: dict[st
 def _merged(defaults: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """Fill nested settings (view.size=64) with the defaults of what is not named."""
     return {
-        key: {**defaults[key], **value} if isinstance(value, dict) and isinstance(defaults.get(key), dict) else value
+        key: {**defaults[key], **value}
+        if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+        else value
         for key, value in values.items()
     }
 
 
 @contextmanager
 def errors_for_people() -> Iterator[None]:
-    """Turn expected failures into one line on standard error and an exit code; `HEADRACE_TRACEBACK=1` shows all."""
+    """Turn expected failures into one line on standard error and an exit code;
+    `HEADRACE_TRACEBACK=1` shows all."""
     try:
         yield
     except KeyboardInterrupt:

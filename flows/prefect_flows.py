@@ -1,6 +1,7 @@
 """Prefect's view of the stages: one flow each, two tasks at most, artifacts a person can look at.
 
-The only module that imports Prefect. Settings that keep it quiet and offline are defaults: what the user has set
+The only module that imports Prefect. Settings that keep it quiet and offline are defaults: what
+the user has set
 in the environment stays.
 """
 
@@ -31,17 +32,18 @@ TRANSIENT = (ConnectionError, TimeoutError)
 
 
 def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Say whether a failure may pass by itself: a lost cluster or store, never a user's or a program's mistake."""
+    """Say whether a failure may pass by itself: a lost cluster or store, never a user's or a
+    program's mistake."""
     try:
         state.result()
     except TRANSIENT:
         return True
-    except Exception:  # noqa: BLE001 - any other failure is final; Prefect keeps and shows it
+    except Exception:
         return False
     return False
 
 
-def _stage(function: Any, name: str) -> Any:  # noqa: ANN401 - Prefect's decorators are untyped
+def _stage(function: Any, name: str) -> Any:
     return task(
         function,
         name=name,
@@ -75,9 +77,17 @@ def ingest(
 
 @task(name="publish books", cache_policy=NO_CACHE)
 def _publish_books(report: dict[str, Any]) -> None:
-    rows = [{"outcome": name, "files": report[name]} for name in ("written", "duplicates", "rejects", "skipped")]
-    rows += [{"outcome": f"rejected: {name}", "files": count} for name, count in report["reasons"].items()]
-    create_table_artifact(key=_key("books", report["dataset"]), table=rows, description="What became of each raw file")
+    rows = [
+        {"outcome": name, "files": report[name]}
+        for name in ("written", "duplicates", "rejects", "skipped")
+    ]
+    rows += [
+        {"outcome": f"rejected: {name}", "files": count}
+        for name, count in report["reasons"].items()
+    ]
+    create_table_artifact(
+        key=_key("books", report["dataset"]), table=rows, description="What became of each raw file"
+    )
     create_markdown_artifact(key=_key("ingest", report["dataset"]), markdown=_list(report))
 
 
@@ -88,7 +98,9 @@ def derive(
     """Missing columns of a dataset. Safe to run again."""
     report: dict[str, Any] = _derive(store, dataset, columns, executor)
     rows = [{"column": name, **about} for name, about in report.items()]
-    create_table_artifact(key=_key("columns", dataset), table=rows, description=f"Columns of {dataset}")
+    create_table_artifact(
+        key=_key("columns", dataset), table=rows, description=f"Columns of {dataset}"
+    )
     return report
 
 
@@ -114,7 +126,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """A probe of a run's frozen encoder."""
     report: dict[str, Any] = _evaluate(store, run, dataset, test, probe, untrained)
-    create_table_artifact(key=_key("probe", run), table=[report], description=f"{probe} probe of {run}")
+    create_table_artifact(
+        key=_key("probe", run), table=[report], description=f"{probe} probe of {run}"
+    )
     return report
 
 

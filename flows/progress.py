@@ -1,4 +1,5 @@
-"""Progress on standard error: what, done / total, rate and time left, for anything over two seconds."""
+"""Progress on standard error: what, done / total, rate and time left, for anything over two
+seconds."""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ LINE_SECONDS = 10.0
 
 @contextmanager
 def show_progress() -> Iterator[Report]:
-    """Yield a function (what, done, total) that draws bars on a terminal, or a line every ten seconds elsewhere."""
+    """Yield a function (what, done, total) that draws bars on a terminal, or a line every ten
+    seconds elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Lines(console)
@@ -48,7 +50,8 @@ def show_progress() -> Iterator[Report]:
 
 
 class _Lines:
-    """Progress for logs: nothing in the first seconds, then a line now and then, with the time left."""
+    """Progress for logs: nothing in the first seconds, then a line now and then, with the time
+    left."""
 
     def __init__(self, console: Console) -> None:
         self.console = console

@@ -1,4 +1,5 @@
-"""From a store to a report: what datasets and runs hold, as the plain data that `flows.report` renders."""
+"""From a store to a report: what datasets and runs hold, as the plain data that `flows.report`
+renders."""
 
 from __future__ import annotations
 
@@ -73,10 +74,20 @@ def _summary(datasets: tuple[DatasetSection, ...], runs: tuple[RunSection, ...])
                 dataset.samples,
                 ", ".join(column.name for column in dataset.columns),
                 run.recipe if run else "",
-                f"{probe.untrained:.1%} → {probe.trained:.1%}" if probe and probe.untrained is not None else "",
+                f"{probe.untrained:.1%} → {probe.trained:.1%}"
+                if probe and probe.untrained is not None
+                else "",
             )
         )
-    heads = ("modality", "raw files", "rejected", "samples", "columns", "recipe", "kNN untrained → trained")
+    heads = (
+        "modality",
+        "raw files",
+        "rejected",
+        "samples",
+        "columns",
+        "recipe",
+        "kNN untrained → trained",
+    )
     return Table(heads=heads, rows=tuple(rows))
 
 
@@ -88,8 +99,21 @@ def dataset_section(store: Store, name: str) -> DatasetSection:
     moving = sorted(shown, key=lambda sample: -sample.row["score"])[:EXAMPLES]
     return DatasetSection(
         name=name,
-        **{key: described[key] for key in ("modality", "snapshot", "fingerprint", "parts", "shards", "samples", "bytes")},
-        books=Books(**{key: described[key] for key in ("inputs", "written", "duplicates", "rejects")}),
+        **{
+            key: described[key]
+            for key in (
+                "modality",
+                "snapshot",
+                "fingerprint",
+                "parts",
+                "shards",
+                "samples",
+                "bytes",
+            )
+        },
+        books=Books(
+            **{key: described[key] for key in ("inputs", "written", "duplicates", "rejects")}
+        ),
         reject_causes=_causes(store, name),
         splits=described["splits"],
         labels=_labels(snapshot),
@@ -131,7 +155,11 @@ def _statistics(snapshot: Snapshot) -> Table:
     names = snapshot.settings.get("channels") or [str(c) for c in range(len(moments.mean()))]
     deviations = [max(value, 0.0) ** 0.5 for value in moments.variance()]
     rows = tuple(zip(names, moments.mean(), deviations, strict=False))
-    return Table(heads=("channel", "mean", "standard deviation"), rows=rows, caption="over all valid pixels, exact")
+    return Table(
+        heads=("channel", "mean", "standard deviation"),
+        rows=rows,
+        caption="over all valid pixels, exact",
+    )
 
 
 def run_section(store: Store, name: str) -> RunSection:
@@ -174,24 +202,39 @@ def _charts(steps: list[dict[str, Any]], lines: list[dict[str, Any]]) -> tuple[C
     held = tuple((x["step"], x["heldout_loss"]) for x in lines if x.get("heldout_loss") is not None)
     speed = Series("samples/s", tuple((line["step"], line["samples_per_second"]) for line in steps))
     return (
-        Chart(title="loss", x_label="step", y_label="loss", series=(loss, Series("held-out", held, dashed=True))),
+        Chart(
+            title="loss",
+            x_label="step",
+            y_label="loss",
+            series=(loss, Series("held-out", held, dashed=True)),
+        ),
         Chart(title="throughput", x_label="step", y_label="samples/s", series=(speed,)),
     )
 
 
 def _throughput(steps: list[dict[str, Any]]) -> Table:
     rows = tuple(
-        (line["step"], round(line["samples_per_second"], 1), f"{line['data_wait_share']:.1%}", line["lr"])
+        (
+            line["step"],
+            round(line["samples_per_second"], 1),
+            f"{line['data_wait_share']:.1%}",
+            line["lr"],
+        )
         for line in steps[-8:]
     )
     return Table(heads=("step", "samples/s", "waiting for data", "learning rate"), rows=rows)
 
 
 def _pictures(store: Store, name: str) -> tuple[Image, ...]:
-    paths = [entry.path for entry in store.list(f"runs/{name}/pictures") if entry.path.endswith(".png")]
+    paths = [
+        entry.path for entry in store.list(f"runs/{name}/pictures") if entry.path.endswith(".png")
+    ]
     chosen = paths[:1] + paths[-(PICTURES - 1) :] if len(paths) > PICTURES else paths
     return tuple(
-        image_of_png(store.read(path), f"step {int(Path(path).stem.removeprefix('step-'))}: input, masked, reconstruction")
+        image_of_png(
+            store.read(path),
+            f"step {int(Path(path).stem.removeprefix('step-'))}: input, masked, reconstruction",
+        )
         for path in chosen
     )
 
@@ -222,7 +265,9 @@ def _masks(store: Store, recipe: dict[str, Any]) -> tuple[Exhibit, ...]:
     bands = [name for group in made.model.groups for name in group] or feed.channels
     edge = made.view.size // made.model.patch
     exhibits = []
-    for pixels, masked in zip(batch["pixels"].numpy()[:MASKED], batch["masked"].numpy(), strict=False):
+    for pixels, masked in zip(
+        batch["pixels"].numpy()[:MASKED], batch["masked"].numpy(), strict=False
+    ):
         frames = _as_frames(pixels, bands, recipe["modality"])
         tokens = batch["visible"].shape[1] + batch["masked"].shape[1]
         mask = np.zeros(tokens, bool)
@@ -236,11 +281,16 @@ def _masks(store: Store, recipe: dict[str, Any]) -> tuple[Exhibit, ...]:
             Row(label=label, image=image(strip([fitted(shown[i], EXHIBIT) for i in steps])))
             for label, shown in (("seen", frames), ("masked", covered))
         )
-        exhibits.append(Exhibit(title=f"{recipe['mask']['kind']} mask, {recipe['mask']['ratio']:.0%} hidden", rows=rows))
+        exhibits.append(
+            Exhibit(
+                title=f"{recipe['mask']['kind']} mask, {recipe['mask']['ratio']:.0%} hidden",
+                rows=rows,
+            )
+        )
     return tuple(exhibits)
 
 
-def _as_frames(pixels: Any, bands: list[str], modality: str) -> Any:  # noqa: ANN401 - an array
+def _as_frames(pixels: Any, bands: list[str], modality: str) -> Any:
     """Return batch pixels (C, H, W) or (C, T, H, W) as RGB frames (T, H, W, 3)."""
     if pixels.ndim == 4:
         return np.ascontiguousarray(pixels.transpose(1, 2, 3, 0))

@@ -74,7 +74,9 @@ def choose(store: Store, snapshot: Snapshot, count: int) -> list[Shown]:
         labels = np.array(table["label"].to_pylist())
         turns = [np.flatnonzero(labels == label) for label in sorted(set(labels))]
         spread = [ids[np.linspace(0, len(ids) - 1, count).astype(int)] for ids in turns]
-        order = [int(i) for i in dict.fromkeys(np.stack(spread, 1).ravel().tolist())] if spread else []
+        order = (
+            [int(i) for i in dict.fromkeys(np.stack(spread, 1).ravel().tolist())] if spread else []
+        )
         for place in order[: count - len(chosen)]:
             row = table.slice(place, 1).to_pylist()[0]
             payload = _member(store, f"{folder}/shard-{row['shard']:06d}.tar", row)
@@ -91,7 +93,10 @@ def _member(store: Store, path: str, row: dict[str, Any]) -> bytes:
 def thumbnails(shown: list[Shown]) -> tuple[Image, ...]:
     """Return one small picture a sample, its label below."""
     return tuple(
-        image(fitted(sample.frames()[len(sample.frames()) // 2], THUMBNAIL), sample.row["label"] or sample.row["key"])
+        image(
+            fitted(sample.frames()[len(sample.frames()) // 2], THUMBNAIL),
+            sample.row["label"] or sample.row["key"],
+        )
         for sample in shown
     )
 
@@ -106,7 +111,11 @@ def column_section(
         value = _value(store, dataset, spec, sample)
         if value is not None and draw is not None:
             exhibits.append(Exhibit(title=sample.row["key"], rows=tuple(draw(sample, spec, value))))
-    key = image(flow_wheel(), "colour of motion: hue is direction, strength is speed") if spec.column in ("flow", "motion") else None
+    key = (
+        image(flow_wheel(), "colour of motion: hue is direction, strength is speed")
+        if spec.column in ("flow", "motion")
+        else None
+    )
     return ColumnSection(
         name=spec.column,
         fingerprint=spec.fingerprint,
@@ -155,9 +164,13 @@ def _draw_hog(sample: Shown, spec: ColumnSpec, value: NDArray[Any]) -> Iterator[
     tokens = uint8_to_hog(value[0]).reshape(times, edge**2, -1)
     steps = np.linspace(0, times - 1, min(times, SHOWN_FRAMES)).round().astype(int)
     viewed = Shown(sample.part, sample.row, seen, sample.bands)
-    pictures = [seen[t * parameters["tubelet"]] for t in steps] if seen.ndim == 4 else viewed.frames()
+    pictures = (
+        [seen[t * parameters["tubelet"]] for t in steps] if seen.ndim == 4 else viewed.frames()
+    )
     yield _row("frozen view 0", pictures)
-    cells = [hog_cells_of_tokens(tokens[t], (edge, edge), channels, parameters["bins"]) for t in steps]
+    cells = [
+        hog_cells_of_tokens(tokens[t], (edge, edge), channels, parameters["bins"]) for t in steps
+    ]
     yield _row("gradient histograms", [hog_glyphs(histograms) for histograms in cells])
 
 
@@ -168,4 +181,9 @@ def _draw_ndi(sample: Shown, spec: ColumnSpec, value: NDArray[Any]) -> Iterator[
 
 
 Drawer = Callable[[Shown, ColumnSpec, NDArray[Any]], Iterator[Row]]
-DRAWN: dict[str, Drawer] = {"flow": _draw_flow, "motion": _draw_flow, "hog": _draw_hog, "ndi": _draw_ndi}
+DRAWN: dict[str, Drawer] = {
+    "flow": _draw_flow,
+    "motion": _draw_flow,
+    "hog": _draw_hog,
+    "ndi": _draw_ndi,
+}

@@ -1,6 +1,8 @@
-"""The stages as plain functions of JSON-like values: what the command runs with `--direct`, and Prefect without.
+"""The stages as plain functions of JSON-like values: what the command runs with `--direct`, and
+Prefect without.
 
-Each takes and returns plain values only, so that a flow run's parameters and results can be shown and stored.
+Each takes and returns plain values only, so that a flow run's parameters and results can be shown
+and stored.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ def run_ingest(
     executor: dict[str, Any],
     retry_rejects: bool = False,
 ) -> dict[str, Any]:
-    """Ingest sources into a dataset; returns what `pipelines.ingest.ingest` does, and the seconds it took."""
+    """Ingest sources into a dataset; returns what `pipelines.ingest.ingest` does, and the seconds
+    it took."""
     began = time.monotonic()
     with show_progress() as progress:
         report = ingest(
@@ -65,7 +68,8 @@ def run_pretrain(
     feed: str = "local",
     workers: int = 0,
 ) -> dict[str, Any]:
-    """Pretrain by a recipe; returns run, step, loss, heldout_loss, samples_per_second, data_wait_share."""
+    """Pretrain by a recipe; returns run, step, loss, heldout_loss, samples_per_second,
+    data_wait_share."""
     from training.pretrain import pretrain
     from training.recipe import read_recipe
 

@@ -1,6 +1,8 @@
-"""Rows become a batch: bytes read and verified, decoded, seen under a view, masked, joined with targets.
+"""Rows become a batch: bytes read and verified, decoded, seen under a view, masked, joined with
+targets.
 
-Both feeds call `BatchBuilder.build` with the same places and epoch; every random choice is keyed by (seed,
+Both feeds call `BatchBuilder.build` with the same places and epoch; every random choice is keyed
+by (seed,
 epoch, sample, purpose), so who calls it, and when, cannot change a batch.
 """
 
@@ -51,9 +53,13 @@ class BatchBuilder:
     def build(self, places: list[tuple[int, int]], epoch: int) -> Batch:
         """Return the batch of the samples at `places` ((shard, row) pairs) as seen in `epoch`."""
         rows = [self._row(shard, row) for shard, row in places]
-        samples = [self._sample(shard, row, fields, epoch) for (shard, row), fields in zip(places, rows, strict=True)]
+        samples = [
+            self._sample(shard, row, fields, epoch)
+            for (shard, row), fields in zip(places, rows, strict=True)
+        ]
         batch: Batch = {
-            name: torch.from_numpy(np.stack([sample[name] for sample in samples])) for name in samples[0]
+            name: torch.from_numpy(np.stack([sample[name] for sample in samples]))
+            for name in samples[0]
         }
         if self.labelled:
             for name in ("label", "split", "key"):
@@ -74,7 +80,10 @@ class BatchBuilder:
         view = self._view(spatial_shape(stored, fields["ext"]), sample, epoch)
         stored = self._select_bands(stored, fields, where)
         pixels = apply_view(stored, view, channels_first=channels_first(fields["ext"]))
-        arrays: Arrays = {"pixels": to_channels_first(pixels, fields["ext"]), "sample": np.int64(sample)}
+        arrays: Arrays = {
+            "pixels": to_channels_first(pixels, fields["ext"]),
+            "sample": np.int64(sample),
+        }
         if self.labelled:
             return arrays
         derived = {name: self._column(shard, row, name) for name in self.columns}
@@ -127,7 +136,9 @@ class BatchBuilder:
         config = self.stream.mask
         rng = generator(self.stream.seed, epoch, sample, "mask")
         mask = make_mask(config, grid, rng, cell=self.stream.patch / CELLS_PER_PATCH, **seen)
-        decoded = decoded_tokens(config, grid, mask, generator(self.stream.seed, epoch, sample, "decoded"))
+        decoded = decoded_tokens(
+            config, grid, mask, generator(self.stream.seed, epoch, sample, "decoded")
+        )
         return {
             "visible": np.flatnonzero(~mask),
             "masked": np.flatnonzero(mask),
@@ -149,7 +160,9 @@ class BatchBuilder:
             seen["motion"] = view_flow(int16_to_flow(derived["motion"]), cell, view, cells)
         return seen
 
-    def _targets(self, pixels: NDArray[np.generic], derived: Arrays, ext: str, epoch: int) -> Arrays:
+    def _targets(
+        self, pixels: NDArray[np.generic], derived: Arrays, ext: str, epoch: int
+    ) -> Arrays:
         targets: Arrays = {}
         for target in self.stream.targets:
             if target.kind not in STREAM_TARGETS:
@@ -166,7 +179,8 @@ class BatchBuilder:
 
 
 def to_channels_first(pixels: NDArray[np.generic], ext: str) -> NDArray[np.generic]:
-    """Return pixels as the trainer takes them: (C, H, W) or (C, T, H, W); uint8, or finite float32."""
+    """Return pixels as the trainer takes them: (C, H, W) or (C, T, H, W); uint8, or finite
+    float32."""
     if channels_first(ext):
         array = pixels
     elif pixels.ndim == 4:

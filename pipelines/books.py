@@ -1,4 +1,5 @@
-"""The books of an ingest: every raw input ends as written, duplicate or rejected, and the totals must match."""
+"""The books of an ingest: every raw input ends as written, duplicate or rejected, and the totals
+must match."""
 
 from __future__ import annotations
 
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
     from pipelines.ingest import PlannedUnit
 
 INPUTS_SCHEMA = pa.schema(
-    [("uri", pa.string()), ("content_hash", pa.string()), ("outcome", pa.string()), ("detail", pa.string())]
+    [
+        ("uri", pa.string()),
+        ("content_hash", pa.string()),
+        ("outcome", pa.string()),
+        ("detail", pa.string()),
+    ]
 )
 "One row a raw file: what became of it."
 
@@ -96,8 +102,10 @@ def close_books(books: Books, dataset: str) -> None:
     counted = len(books.written) + len(books.duplicates) + len(books.rejects) + books.skipped
     if counted != books.inputs:
         raise BooksError(
-            f"{dataset}: {books.inputs} raw files went in, but written {len(books.written)} + duplicates "
-            f"{len(books.duplicates)} + rejects {len(books.rejects)} + skipped {books.skipped} = {counted}. "
+            f"{dataset}: {books.inputs} raw files went in, but written {len(books.written)} + "
+            "duplicates "
+            f"{len(books.duplicates)} + rejects {len(books.rejects)} + skipped {books.skipped} = "
+            f"{counted}. "
             "Nothing was committed; run the ingest again, and report this if it stays."
         )
 
@@ -113,9 +121,13 @@ def write_part(
         for record in records
         for place, row in enumerate(record["rows"])
     ]
-    manifest = write_table(store, f"{folder}/manifest.parquet", pa.Table.from_pylist(rows, MANIFEST_SCHEMA))
+    manifest = write_table(
+        store, f"{folder}/manifest.parquet", pa.Table.from_pylist(rows, MANIFEST_SCHEMA)
+    )
     rejected = write_table(
-        store, f"{folder}/rejects.parquet", pa.Table.from_pylist(list(books.rejects), REJECTS_SCHEMA)
+        store,
+        f"{folder}/rejects.parquet",
+        pa.Table.from_pylist(list(books.rejects), REJECTS_SCHEMA),
     )
     write_table(store, f"{folder}/inputs.parquet", _inputs_table(books))
     summary = books.summary()
@@ -151,7 +163,9 @@ def _common_channels(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _inputs_table(books: Books) -> pa.Table:
-    rows = [{"uri": u, "content_hash": h, "outcome": "written", "detail": ""} for u, h in books.written]
+    rows = [
+        {"uri": u, "content_hash": h, "outcome": "written", "detail": ""} for u, h in books.written
+    ]
     rows += [
         {"uri": u, "content_hash": h, "outcome": "duplicate", "detail": f"of {first}"}
         for u, h, first in books.duplicates
@@ -197,7 +211,8 @@ class KnownInputs:
 
 
 def known_inputs(store: Store, snapshot: Snapshot | None, *, retry_rejects: bool) -> KnownInputs:
-    """Read which raw files the parts of a snapshot have; rejected ones count as new when they are retried."""
+    """Read which raw files the parts of a snapshot have; rejected ones count as new when they are
+    retried."""
     files: set[tuple[str, str]] = set()
     units: dict[str, str] = {}
     for entry in snapshot.parts if snapshot else ():
@@ -206,7 +221,12 @@ def known_inputs(store: Store, snapshot: Snapshot | None, *, retry_rejects: bool
             if not (retry_rejects and row["outcome"] == "rejected"):
                 files.add((row["uri"], row["content_hash"]))
         manifest = read_table(
-            store, f"{folder}/manifest.parquet", entry.manifest_sha256, columns=["content_hash", "source"]
+            store,
+            f"{folder}/manifest.parquet",
+            entry.manifest_sha256,
+            columns=["content_hash", "source"],
         )
-        units.update(zip(*(manifest[name].to_pylist() for name in ("content_hash", "source")), strict=True))
+        units.update(
+            zip(*(manifest[name].to_pylist() for name in ("content_hash", "source")), strict=True)
+        )
     return KnownInputs(frozenset(files), units)

@@ -29,7 +29,11 @@ def unpack_array(data: bytes) -> NDArray[np.generic]:
     try:
         plain = imagecodecs.zstd_decode(data, out=None)
     except imagecodecs.ZstdError as error:
-        raise ValueError(f"column member: not a zstd frame ({error}). Derive the column again.") from error
+        raise ValueError(
+            f"column member: not a zstd frame ({error}). Derive the column again."
+        ) from error
     if len(plain) > MAX_ARRAY_BYTES:
-        raise ValueError(f"column member: unpacks to {len(plain)} bytes, {MAX_ARRAY_BYTES} are allowed.")
+        raise ValueError(
+            f"column member: unpacks to {len(plain)} bytes, {MAX_ARRAY_BYTES} are allowed."
+        )
     return np.load(io.BytesIO(plain), allow_pickle=False)

@@ -1,7 +1,10 @@
-"""Columns of a dataset: what is missing is computed shard by shard, what is there is told and left alone.
+"""Columns of a dataset: what is missing is computed shard by shard, what is there is told and left
+alone.
 
-A part of a column exists when its `index.parquet` does; that is written after all of its sidecar shards, each of
-which was written whole with its own record. Two derives of one column write the same bytes, so they cannot harm
+A part of a column exists when its `index.parquet` does; that is written after all of its sidecar
+shards, each of
+which was written whole with its own record. Two derives of one column write the same bytes, so
+they cannot harm
 each other.
 """
 
@@ -9,7 +12,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,7 +47,8 @@ class SidecarJob:
 
 
 def write_sidecar(job: SidecarJob) -> dict[str, Any]:
-    """Compute one sidecar shard, write it and then its record; a shard with a record is left alone."""
+    """Compute one sidecar shard, write it and then its record; a shard with a record is left
+    alone."""
     store = Store(job.store)
     folder = f"{column_path(job.dataset, job.spec.column, job.spec.fingerprint)}/{job.part}"
     record_at = f"{folder}/records/{job.shard.removesuffix('.tar')}.json"
@@ -69,13 +73,14 @@ def _shard_rows(store: Store, job: SidecarJob) -> list[tuple[dict[str, Any], byt
     reader = ShardReader(store, f"{folder}/{job.shard}", f"{job.dataset}/{job.part}/{job.shard}")
     try:
         return [
-            (row, reader.read(row["offset"], row["size"], row["checksum"], row["key"])) for row in rows
+            (row, reader.read(row["offset"], row["size"], row["checksum"], row["key"]))
+            for row in rows
         ]
     finally:
         reader.close()
 
 
-def _compute(job: SidecarJob, row: dict[str, Any], payload: bytes) -> Any:  # noqa: ANN401 - any dtype of array
+def _compute(job: SidecarJob, row: dict[str, Any], payload: bytes) -> Any:
     metadata = json.loads(row["metadata"])
     stored = Stored(sample_id(row["key"]), row["ext"], payload, metadata)
     try:
@@ -113,18 +118,26 @@ def derive(
         if modality not in PRODUCERS[name].modalities:
             able = [column for column, p in PRODUCERS.items() if modality in p.modalities]
             raise ValueError(
-                f"derive {name} of {dataset}: {name} needs {' or '.join(PRODUCERS[name].modalities)} samples, "
+                f"derive {name} of {dataset}: {name} needs "
+                f"{' or '.join(PRODUCERS[name].modalities)} samples, "
                 f"{dataset} holds {modality} samples. Columns for these: {', '.join(able)}."
             )
     return {
-        name: _derive_column(store, snapshot, spec, executor, progress) for name, spec in specs.items()
+        name: _derive_column(store, snapshot, spec, executor, progress)
+        for name, spec in specs.items()
     }
 
 
 def _derive_column(
-    store: Store, snapshot: Snapshot, spec: ColumnSpec, executor: Executor, progress: Progress | None
+    store: Store,
+    snapshot: Snapshot,
+    spec: ColumnSpec,
+    executor: Executor,
+    progress: Progress | None,
 ) -> dict[str, Any]:
-    missing = [p for p in snapshot.parts if part_state(store, snapshot.dataset, spec, p.part) == "missing"]
+    missing = [
+        p for p in snapshot.parts if part_state(store, snapshot.dataset, spec, p.part) == "missing"
+    ]
     done = {p.part for p in snapshot.parts} - {p.part for p in missing}
     result = {
         "fingerprint": spec.fingerprint,
@@ -153,7 +166,15 @@ def _derive_part(
     progress: Progress | None,
 ) -> None:
     jobs = [
-        SidecarJob(store.uri, dataset, entry.part, entry.manifest_sha256, shard["name"], _number(shard["name"]), spec)
+        SidecarJob(
+            store.uri,
+            dataset,
+            entry.part,
+            entry.manifest_sha256,
+            shard["name"],
+            _number(shard["name"]),
+            spec,
+        )
         for shard in entry.shards
     ]
     records: list[dict[str, Any]] = [{} for _ in jobs]
@@ -167,7 +188,14 @@ def _derive_part(
         if progress:
             progress(f"derive {spec.column}", done, len(jobs))
     rows = [
-        {"key": key, "shard": job.shard_id, "row": row, "offset": offset, "size": size, "checksum": digest}
+        {
+            "key": key,
+            "shard": job.shard_id,
+            "row": row,
+            "offset": offset,
+            "size": size,
+            "checksum": digest,
+        }
         for job, record in zip(jobs, records, strict=True)
         for row, (key, offset, size, digest) in enumerate(record["rows"])
     ]
@@ -179,8 +207,11 @@ def _number(shard: str) -> int:
     return int(shard.removeprefix("shard-").removesuffix(".tar"))
 
 
-def why(store: Store, dataset: str, column: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
-    """Explain, a line a part, whether a column with these parameters is there, and if not what differs."""
+def why(
+    store: Store, dataset: str, column: str, parameters: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Explain, a line a part, whether a column with these parameters is there, and if not what
+    differs."""
     from storage.columns import list_columns
 
     snapshot = open_snapshot(store, dataset)
@@ -198,9 +229,7 @@ def why(store: Store, dataset: str, column: str, parameters: dict[str, Any]) -> 
 def _differences(wanted: ColumnSpec, others: Sequence[ColumnSpec]) -> str:
     if not others:
         return f"no column {wanted.column} was derived for this part"
-    return "; ".join(
-        f"{other.fingerprint[:8]} has {difference(wanted, other)}" for other in others
-    )
+    return "; ".join(f"{other.fingerprint[:8]} has {difference(wanted, other)}" for other in others)
 
 
 def difference(wanted: ColumnSpec, other: ColumnSpec) -> str:
@@ -218,5 +247,3 @@ def difference(wanted: ColumnSpec, other: ColumnSpec) -> str:
         if wanted.parameters.get(name) != other.parameters.get(name)
     ]
     return ", ".join(words) or "the same settings"
-
-

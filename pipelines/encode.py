@@ -1,6 +1,7 @@
 """A unit of raw bytes becomes samples: decoded, checked, cut into clips or tiles, measured, stored.
 
-This is where raw bytes are trusted for the first and last time: whatever cannot be decoded whole is a
+This is where raw bytes are trusted for the first and last time: whatever cannot be decoded whole
+is a
 `DecodeError` with its class, never a sample.
 """
 
@@ -14,8 +15,8 @@ import numpy as np
 from pipelines.grouping import Unit
 from pipelines.ingest_spec import IngestSpec
 from preprocessing import images, rasters, videos
-from preprocessing.errors import DecodeError
 from preprocessing.encoded import Encoded
+from preprocessing.errors import DecodeError
 from preprocessing.statistics import Moments, measure
 
 
@@ -66,7 +67,12 @@ def _encode_video(data: bytes, spec: IngestSpec) -> Iterator[NewSample]:
         stored = videos.decode_clip(payload)
         yield NewSample(
             Encoded("mp4", payload, stored.shape, "uint8"),
-            {"frames": ids, "seconds": [index.seconds(i) for i in ids], "fps": rate, "codec": index.codec},
+            {
+                "frames": ids,
+                "seconds": [index.seconds(i) for i in ids],
+                "fps": rate,
+                "codec": index.codec,
+            },
             measure(stored, channels_last=True),
             score=videos.motion_score(stored),
         )

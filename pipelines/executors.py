@@ -1,4 +1,5 @@
-"""Runs one function over many jobs, in this process, in several, or on Ray: same results, whatever the order."""
+"""Runs one function over many jobs, in this process, in several, or on Ray: same results, whatever
+the order."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ def run_jobs(
 ) -> Iterator[tuple[int, Result, int]]:
     """Yield (index of the job, its result, id of the process that ran it) as jobs end.
 
-    The function must be importable (defined at the top of a module) and give the same result wherever it runs.
+    The function must be importable (defined at the top of a module) and give the same result
+    wherever it runs.
     """
     if executor.kind == "ray":
         from pipelines.ray_jobs import run_on_ray

@@ -1,6 +1,7 @@
 """The local feed: global batches of a run, in order, from positional reads of shards and sidecars.
 
-The state of a stream is one integer, the global batch that comes next. Workers only compute batches sooner;
+The state of a stream is one integer, the global batch that comes next. Workers only compute
+batches sooner;
 neither their number nor the number of ranks changes any batch.
 """
 
@@ -43,7 +44,9 @@ class Source(Protocol):
 class _Batches(Dataset[Batch]):
     """This rank's share of global batches, by their number."""
 
-    def __init__(self, builder: BatchBuilder, order: Order, numbers: range, place: tuple[int, int]) -> None:
+    def __init__(
+        self, builder: BatchBuilder, order: Order, numbers: range, place: tuple[int, int]
+    ) -> None:
         self.builder, self.order, self.numbers = builder, order, numbers
         self.rank, self.ranks = place
 
@@ -103,7 +106,8 @@ class Feed:
 def _load(batches: Dataset[Batch], workers: int) -> DataLoader[Batch]:
     """Return a loader of whole batches, in order.
 
-    Workers come from a fork server: a plain fork would copy the locks of OpenCV's and Arrow's threads, and hang.
+    Workers come from a fork server: a plain fork would copy the locks of OpenCV's and Arrow's
+    threads, and hang.
     """
     multiprocessing.set_forkserver_preload(["pipelines.feed"])
     return DataLoader(
@@ -132,7 +136,8 @@ def open_feed(
     """Open the batches [start, stop) of a stream for one rank.
 
     Args:
-        start: the global batch to begin with, counted from the run's first; the state to resume from.
+        start: the global batch to begin with, counted from the run's first; the state to resume
+            from.
         stop: one past the last batch; None never ends.
         workers: processes that compute batches ahead; 0 computes them in this one.
         kind: local, or ray.
@@ -171,7 +176,9 @@ def open_heldout(store: Store, stream: StreamConfig, *, workers: int = 0) -> Fee
     return _in_stored_order(store, heldout, snapshot, rows, workers)
 
 
-def open_eval(store: Store, stream: StreamConfig, *, split: str | None = None, workers: int = 0) -> Feed:
+def open_eval(
+    store: Store, stream: StreamConfig, *, split: str | None = None, workers: int = 0
+) -> Feed:
     """Open all samples of a split (None: of the dataset) in stored order, with labels and keys.
 
     The stream's view should be the centre one; its masks and targets are left out.

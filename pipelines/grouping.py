@@ -1,6 +1,7 @@
 """From raw files to units: the files that together make one sample, or one source of samples.
 
-An image, a video or a multi-page raster is a unit of one file. With a pattern whose named groups hold
+An image, a video or a multi-page raster is a unit of one file. With a pattern whose named groups
+hold
 `channel` (or `band`), the files that agree in all other groups are one unit, a channel each.
 """
 
@@ -60,7 +61,8 @@ def group_files(
 
     Args:
         files: what the sources hold.
-        pattern: regular expression with named groups, searched in each file's path below its source.
+        pattern: regular expression with named groups, searched in each file's path below its
+            source.
         expected: channels that each unit must have; by default all channels seen under the pattern.
 
     Returns:

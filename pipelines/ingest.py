@@ -1,7 +1,10 @@
-"""Raw files to a new part and snapshot: planned from the inputs alone, written shard by shard, committed last.
+"""Raw files to a new part and snapshot: planned from the inputs alone, written shard by shard,
+committed last.
 
-The plan (units, their order, their cut into shards, the part's name) is a function of the raw bytes and the
-spec, so an ingest that was killed finds its finished shards by their records and ends in the same bytes.
+The plan (units, their order, their cut into shards, the part's name) is a function of the raw
+bytes and the
+spec, so an ingest that was killed finds its finished shards by their records and ends in the same
+bytes.
 """
 
 from __future__ import annotations
@@ -59,7 +62,8 @@ class ShardJob:
 
 @dataclass(frozen=True, slots=True)
 class IngestPlan:
-    """What an ingest will do: a pure function of its inputs, its spec and the snapshot it adds to."""
+    """What an ingest will do: a pure function of its inputs, its spec and the snapshot it adds
+    to."""
 
     dataset: str
     part: str
@@ -108,7 +112,8 @@ def _cut(units: Sequence[PlannedUnit], shard_size: int) -> tuple[tuple[PlannedUn
 
 
 def group_of(planned: PlannedUnit) -> str:
-    """Return what must not be split between training and held-out data: the video, the well, the scene."""
+    """Return what must not be split between training and held-out data: the video, the well, the
+    scene."""
     fields = planned.unit.fields
     well = [f"{name}={fields[name]}" for name in ("plate", "well", "scene") if fields.get(name)]
     return ",".join(well) or planned.content_hash
@@ -122,7 +127,8 @@ def group_hash(group: str) -> int:
 def _heldout_below(units: Sequence[PlannedUnit], spec: IngestSpec, current: Snapshot | None) -> int:
     """Return the cut below which groups are held out; a dataset keeps the cut of its first part.
 
-    The share of a small first part can fall on no group at all; then its lowest group is held out, so that
+    The share of a small first part can fall on no group at all; then its lowest group is held out,
+    so that
     there is a held-out loss from the beginning.
     """
     if current is not None:
@@ -159,7 +165,9 @@ def plan_ingest(
     fresh = [file for file in files if (file.uri, hashes[file.uri] or "") not in known.files]
     units, rejects = group_files(fresh, spec.pattern, spec.channels)
     missing = [
-        Reject(file.uri, "decode_error", "listed, but there is no such file") for file in fresh if hashes[file.uri] is None
+        Reject(file.uri, "decode_error", "listed, but there is no such file")
+        for file in fresh
+        if hashes[file.uri] is None
     ]
     gone = {reject.uri for reject in missing}
     rejects = [replace(r, content_hash=hashes[r.uri] or "") for r in rejects if r.uri not in gone]
@@ -221,7 +229,8 @@ def record_path(part: str, shard: int) -> str:
 
 
 def write_chunk(job: ShardJob) -> dict[str, object]:
-    """Write one shard and, after it, its record; a shard that has its record already is not written again."""
+    """Write one shard and, after it, its record; a shard that has its record already is not
+    written again."""
     store = Store(job.store)
     record_at, shard_at = record_path(job.part, job.shard), f"{job.part}/{shard_name(job.shard)}"
     if store.exists(record_at):
@@ -293,7 +302,8 @@ def _check_unchanged(planned: PlannedUnit, blobs: Sequence[bytes]) -> None:
     for file, digest, blob in zip(planned.unit.files, planned.hashes, blobs, strict=True):
         if sha256_hex(blob) != digest:
             raise RuntimeError(
-                f"{file.uri}: changed while the ingest ran. Wait until it is complete, then ingest again."
+                f"{file.uri}: changed while the ingest ran. Wait until it is complete, then "
+                "ingest again."
             )
 
 
@@ -310,8 +320,10 @@ def ingest(
     """Turn raw files into a new part and snapshot of a dataset.
 
     Returns:
-        dataset, snapshot, fingerprint, inputs, written, samples, duplicates, rejects, skipped, shards, bytes,
-        reasons (rejects by class), workers (ids of the processes that wrote shards) and reused (shards found
+        dataset, snapshot, fingerprint, inputs, written, samples, duplicates, rejects, skipped,
+        shards, bytes,
+        reasons (rejects by class), workers (ids of the processes that wrote shards) and reused
+        (shards found
         complete from an earlier, interrupted ingest).
 
     Raises:

@@ -54,7 +54,8 @@ class IngestSpec:
         for name in ("heldout", "min_valid"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
-                    f"--{name.replace('_', '-')} is {getattr(self, name)}; it is a share from 0 to below 1."
+                    f"--{name.replace('_', '-')} is {getattr(self, name)}; it is a share from 0 "
+                    "to below 1."
                 )
 
     def shard_bytes(self, total: int) -> int:

@@ -1,7 +1,9 @@
 """The order of an epoch, computed from numbers alone: the same for any ranks, workers and machines.
 
-Nothing here knows a file. A *line* is all samples of the shards in shuffled order, end to end; a *lane* is an
-equal cut of the line; a global batch takes the next samples of every lane. Memory grows with shards, never
+Nothing here knows a file. A *line* is all samples of the shards in shuffled order, end to end; a
+*lane* is an
+equal cut of the line; a global batch takes the next samples of every lane. Memory grows with
+shards, never
 with samples.
 """
 
@@ -42,11 +44,14 @@ class OrderConfig:
     def __post_init__(self) -> None:
         if self.batch < 1 or self.lanes < 1 or self.batch % self.lanes:
             raise ValueError(
-                f"order: batch is {self.batch}, lanes is {self.lanes}. Lanes must divide the global batch. "
+                f"order: batch is {self.batch}, lanes is {self.lanes}. Lanes must divide the "
+                "global batch. "
                 f"Use lanes={default_lanes(max(self.batch, 1))}."
             )
         if self.block < 1:
-            raise ValueError(f"order: block is {self.block}; it must be at least 1 shard. 8 is usual.")
+            raise ValueError(
+                f"order: block is {self.block}; it must be at least 1 shard. 8 is usual."
+            )
 
 
 @dataclass(slots=True)
@@ -77,8 +82,10 @@ class EpochOrder:
     def locate(self, lane: int, place: int) -> tuple[int, int]:
         """Return (shard, row) of the sample at `place` of `lane`.
 
-        A lane's shards are taken in blocks of `block`; inside a block all samples are shuffled. Blocks are
-        remembered for the last few lanes in use, so that memory stays bounded by blocks, not samples.
+        A lane's shards are taken in blocks of `block`; inside a block all samples are shuffled.
+        Blocks are
+        remembered for the last few lanes in use, so that memory stays bounded by blocks, not
+        samples.
         """
         start = lane * self.lane_length
         first = int(np.searchsorted(self.ends, start, side="right"))
@@ -90,7 +97,8 @@ class EpochOrder:
         return int(self.shards[position]), line - (int(self.ends[position - 1]) if position else 0)
 
     def _block(self, lane: int, block: int, first: int) -> tuple[int, NDArray[np.int64]]:
-        """Return the first place on the line of a lane's block and the permutation of its samples."""
+        """Return the first place on the line of a lane's block and the permutation of its
+        samples."""
         found = self._blocks.get((lane, block))
         if found is not None:
             self._blocks.move_to_end((lane, block))
@@ -143,7 +151,8 @@ class Order:
     def batch(self, batch: int, *, rank: int = 0, ranks: int = 1) -> list[tuple[int, int]]:
         """Return the (shard, row) of each sample of this rank's share of global batch `batch`.
 
-        Ranks own whole lanes: rank r has lanes [r*L/W, (r+1)*L/W), so the shares of all ranks, one after
+        Ranks own whole lanes: rank r has lanes [r*L/W, (r+1)*L/W), so the shares of all ranks, one
+        after
         another, are the global batch, whatever W is.
 
         Raises:

@@ -1,6 +1,8 @@
-"""What can be derived: one line a column in `PRODUCERS`, each around pure functions of `preprocessing`.
+"""What can be derived: one line a column in `PRODUCERS`, each around pure functions of
+`preprocessing`.
 
-A producer turns the stored payload of one sample into one array. Its version is raised when the same payload
+A producer turns the stored payload of one sample into one array. Its version is raised when the
+same payload
 and parameters would give other values than before: that makes every stored column of it stale.
 """
 
@@ -54,7 +56,8 @@ class Producer:
 
 
 def frozen_view(parameters: Parameters, height: int, width: int, sample: int, index: int) -> View:
-    """Return the `index`-th frozen view of a sample: the same for the column and for the training stream."""
+    """Return the `index`-th frozen view of a sample: the same for the column and for the training
+    stream."""
     config = view_config(parameters)
     return draw_view(config, height, width, generator(VIEW_SEED, index, sample, "view"))
 
@@ -69,9 +72,12 @@ def view_config(parameters: Parameters) -> ViewConfig:
 
 
 def _flow(stored: Stored, parameters: Parameters) -> NDArray[np.int16]:
-    """Return (directions, T-1, h, w, 2) int16: backward first, then forward, on cells of `cell` px."""
+    """Return (directions, T-1, h, w, 2) int16: backward first, then forward, on cells of `cell`
+    px."""
     frames = decode_payload(stored.ext, stored.payload)
-    directions = ("backward", "forward") if parameters["direction"] == "both" else (parameters["direction"],)
+    directions = (
+        ("backward", "forward") if parameters["direction"] == "both" else (parameters["direction"],)
+    )
     fields = [dense_flow(frames, method=parameters["method"], direction=way) for way in directions]
     return np.stack([flow_to_int16(coarse_flow(field, parameters["cell"])) for field in fields])
 
@@ -160,7 +166,8 @@ def column_spec(column: str, overrides: Parameters) -> ColumnSpec:
     """
     if column not in PRODUCERS:
         raise ValueError(
-            f"column {column!r} is unknown. Known: {', '.join(PRODUCERS)}. Add one in pipelines/producers.py."
+            f"column {column!r} is unknown. Known: {', '.join(PRODUCERS)}. Add one in "
+            "pipelines/producers.py."
         )
     producer = PRODUCERS[column]
     parameters = dict(producer.defaults)
@@ -171,20 +178,22 @@ def column_spec(column: str, overrides: Parameters) -> ColumnSpec:
     return ColumnSpec(column, column, producer.version, parameters, producer.bound)
 
 
-def _checked(column: str, name: str, value: Any, defaults: Parameters) -> Any:  # noqa: ANN401 - a YAML value
+def _checked(column: str, name: str, value: Any, defaults: Parameters) -> Any:
     if name not in defaults:
         raise ValueError(
             f"column {column}: parameter {name!r} is unknown. Known: {', '.join(defaults)}."
         )
     if type(value) is not type(defaults[name]):
         raise ValueError(
-            f"column {column}: {name} is {value!r}; it must be like {defaults[name]!r}, its default."
+            f"column {column}: {name} is {value!r}; it must be like {defaults[name]!r}, its "
+            "default."
         )
     return value
 
 
 def _canonical_view(view: Parameters) -> Parameters:
-    """Return view settings with every default spelled out, so that equal views have equal fingerprints."""
+    """Return view settings with every default spelled out, so that equal views have equal
+    fingerprints."""
     config = view_config({"view": view})
     return {
         "kind": config.kind,

@@ -1,6 +1,8 @@
-"""The Ray feed: the same batches as the local one, built by a pool of Ray actors, in order, one stream a rank.
+"""The Ray feed: the same batches as the local one, built by a pool of Ray actors, in order, one
+stream a rank.
 
-`streaming_split` hands rows to whoever asks, so the order would depend on timing. Here every block is one batch
+`streaming_split` hands rows to whoever asks, so the order would depend on timing. Here every block
+is one batch
 description and order is preserved, so the stream is the local one, whoever computed it.
 """
 
@@ -45,7 +47,12 @@ class RayStream:
     """Batches [start, stop) of one rank from Ray actors."""
 
     def __init__(
-        self, builder: BatchBuilder, order: Order, numbers: range, place: tuple[int, int], actors: int = 1
+        self,
+        builder: BatchBuilder,
+        order: Order,
+        numbers: range,
+        place: tuple[int, int],
+        actors: int = 1,
     ) -> None:
         self.builder, self.order, self.numbers, self.place = builder, order, numbers, place
         self.actors = actors
@@ -79,12 +86,15 @@ class RayStream:
         for number, row in zip(numbers, stream, strict=True):
             if first and time.monotonic() - began > FIRST_BATCH_SECONDS:
                 raise TimeoutError(
-                    f"ray feed: batch {number} took {time.monotonic() - began:.0f} s, {FIRST_BATCH_SECONDS:.0f} s are "
+                    f"ray feed: batch {number} took {time.monotonic() - began:.0f} s, "
+                    f"{FIRST_BATCH_SECONDS:.0f} s are "
                     "allowed. Look at the cluster's free CPUs, or use --feed local."
                 )
             first = False
             if int(row.pop("number")) != number:
-                raise RuntimeError(f"ray feed: got another batch than {number}. The order was lost; report this.")
+                raise RuntimeError(
+                    f"ray feed: got another batch than {number}. The order was lost; report this."
+                )
             yield {name: torch.from_numpy(np.array(value)) for name, value in row.items()}
 
     def _describe(self, number: int, rank: int, ranks: int) -> dict[str, Any]:
@@ -106,6 +116,7 @@ def check_room(actors: int) -> None:
     cpus = ray.cluster_resources().get("CPU", 0.0)
     if actors * ACTOR_CPUS > cpus - 1:
         raise RuntimeError(
-            f"ray feed: {actors} actors of {ACTOR_CPUS} CPU would leave less than one of the cluster's {cpus:g} CPUs for "
+            f"ray feed: {actors} actors of {ACTOR_CPUS} CPU would leave less than one of the "
+            f"cluster's {cpus:g} CPUs for "
             "reading, which never starts. Use fewer actors, a larger cluster, or --feed local."
         )

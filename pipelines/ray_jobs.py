@@ -50,7 +50,8 @@ def run_on_ray(
 ) -> Iterator[tuple[int, Result, int]]:
     """Yield (index, result, process id) as Ray tasks end; at most `workers` tasks are in flight.
 
-    A task lost with its worker is retried by Ray. An error of the function itself is raised here as it was.
+    A task lost with its worker is retried by Ray. An error of the function itself is raised here
+    as it was.
     """
     start_ray(address, cpus=max(workers, 2))
     task = ray.remote(num_cpus=1, max_retries=3)(traced)

@@ -1,4 +1,5 @@
-"""The rows that a stream reads: the samples of a split with the places of their payloads and columns."""
+"""The rows that a stream reads: the samples of a split with the places of their payloads and
+columns."""
 
 from __future__ import annotations
 
@@ -18,7 +19,19 @@ from storage.fs import Store
 from storage.manifest import read_table
 from storage.snapshots import Snapshot, part_path
 
-_NEEDED = ["key", "shard", "row", "ext", "offset", "size", "checksum", "split", "label", "metadata", "shape"]
+_NEEDED = [
+    "key",
+    "shard",
+    "row",
+    "ext",
+    "offset",
+    "size",
+    "checksum",
+    "split",
+    "label",
+    "metadata",
+    "shape",
+]
 
 
 class StaleColumnError(ValueError):
@@ -49,7 +62,8 @@ def read_rows(
 
     Args:
         split: train or heldout; None takes all.
-        limit: keep only this many samples, the same ones each time: those with the smallest ids; 0 keeps all.
+        limit: keep only this many samples, the same ones each time: those with the smallest ids; 0
+            keeps all.
 
     Raises:
         StaleColumnError: a part lacks a column, or has it only with other settings.
@@ -63,7 +77,8 @@ def read_rows(
     found = []
     for entry, folder, manifest, keep in zip(snapshot.parts, folders, manifests, kept, strict=True):
         indexes = {
-            name: _read_index(store, snapshot, entry.part, spec, manifest) for name, spec in columns.items()
+            name: _read_index(store, snapshot, entry.part, spec, manifest)
+            for name, spec in columns.items()
         }
         shards = manifest["shard"].to_numpy()
         for number in np.unique(shards[keep]):
@@ -92,7 +107,8 @@ def _of_split(manifest: pa.Table, split: str | None) -> NDArray[np.int64]:
 def _limited(
     manifests: Sequence[pa.Table], kept: list[NDArray[np.int64]], limit: int
 ) -> list[NDArray[np.int64]]:
-    """Keep the `limit` samples with the smallest ids: a choice that does not depend on parts or shards."""
+    """Keep the `limit` samples with the smallest ids: a choice that does not depend on parts or
+    shards."""
     if not limit or sum(map(len, kept)) <= limit:
         return kept
     ids = [
@@ -117,8 +133,10 @@ def _read_index(
     index = read_table(store, f"{folder}/index.parquet")
     if not index["key"].equals(manifest["key"]):
         raise StaleColumnError(
-            f"column {spec.column} of {snapshot.dataset}, part {part}: its keys are not those of the part. "
-            f"Remove {folder} and derive it again with 'headrace derive {snapshot.dataset} {spec.column} …'."
+            f"column {spec.column} of {snapshot.dataset}, part {part}: its keys are not those of "
+            "the part. "
+            f"Remove {folder} and derive it again with 'headrace derive {snapshot.dataset} "
+            f"{spec.column} …'."
         )
     return folder, index
 

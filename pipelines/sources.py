@@ -1,6 +1,7 @@
 """Raw files: where they are, how they are listed and how their bytes are read.
 
-A source is a folder, one file, a tar of files, or a list of files (CSV, Parquet, JSONL). Everything listed is
+A source is a folder, one file, a tar of files, or a list of files (CSV, Parquet, JSONL).
+Everything listed is
 an input of the books: it ends as written, duplicate or rejected.
 """
 
@@ -49,7 +50,8 @@ def list_source(source: str, *, labels: str = "") -> list[RawFile]:
     """List the raw files of a source, sorted by path.
 
     Args:
-        source: a folder, a file, a `.tar`, `.tar.gz` or `.tgz`, or a list of files with a column named
+        source: a folder, a file, a `.tar`, `.tar.gz` or `.tgz`, or a list of files with a column
+            named
             path, uri, file or filename (relative names count from the list's folder).
         labels: `parent` takes the name of the file's folder, any other word a column of the list.
 
@@ -131,12 +133,15 @@ def _list_rows(data: bytes, name: str) -> list[dict[str, object]]:
     if name.lower().endswith(".jsonl"):
         return [json.loads(line) for line in data.splitlines() if line.strip()]
     reader = io.BytesIO(data)
-    table = parquet.read_table(reader) if name.lower().endswith(".parquet") else csv.read_csv(reader)
+    table = (
+        parquet.read_table(reader) if name.lower().endswith(".parquet") else csv.read_csv(reader)
+    )
     return table.to_pylist()
 
 
 def read_files(files: list[RawFile]) -> Iterator[tuple[RawFile, bytes]]:
-    """Yield each raw file with its bytes; a tar is opened once for all of its members that are asked for.
+    """Yield each raw file with its bytes; a tar is opened once for all of its members that are
+    asked for.
 
     Files of a tar must follow each other, as `list_source` and the plan keep them.
 

@@ -1,4 +1,5 @@
-"""What a training stream is made of: which samples, seen how, with which masks, columns and targets."""
+"""What a training stream is made of: which samples, seen how, with which masks, columns and
+targets."""
 
 from __future__ import annotations
 
@@ -36,25 +37,30 @@ class StreamConfig:
     seed: int
     lanes: int = 1
     frozen_views: int = 0
-    "0 draws a new view each epoch; K uses view `epoch mod K` of K frozen ones, as stored targets need"
+    """0 draws a new view each epoch; K uses view `epoch mod K` of K frozen ones, as stored
+    targets need"""
     bands: tuple[str, ...] = ()
     "channels to read, by name; empty reads all"
     groups: tuple[tuple[str, ...], ...] = ()
     "band groups (or single channels) that are tokens of their own; empty makes one group of all"
     columns: dict[str, dict[str, Any]] = field(default_factory=dict)
-    "parameters asked of the columns that the mask reads, where they are not the producers' defaults"
+    """parameters asked of the columns that the mask reads, where they are not the producers'
+    defaults"""
 
     def __post_init__(self) -> None:
         if self.view.size % self.patch:
             raise ValueError(
-                f"view.size is {self.view.size}, model.patch is {self.patch}; the view must hold whole patches. "
+                f"view.size is {self.view.size}, model.patch is {self.patch}; the view must hold "
+                "whole patches. "
                 f"Use view.size={self.view.size // self.patch * self.patch or self.patch}."
             )
         stored = [t for t in self.targets if t.kind in STREAM_TARGETS and t.source == "column"]
         if stored and not self.frozen_views:
             raise ValueError(
-                f"target {stored[0].kind} has source=column, but data.frozen_views is 0. A stored {stored[0].kind} fits only "
-                "its own frozen views: set data.frozen_views to the number of views, or source=online."
+                f"target {stored[0].kind} has source=column, but data.frozen_views is 0. A stored "
+                f"{stored[0].kind} fits only "
+                "its own frozen views: set data.frozen_views to the number of views, or "
+                "source=online."
             )
 
     @property
@@ -64,7 +70,7 @@ class StreamConfig:
 
     def needed_columns(self) -> dict[str, ColumnSpec]:
         """Return the exact columns that the masks and targets of this stream read."""
-        asked = {**dict.fromkeys(self.mask.columns, {}), **self.columns}
+        asked = {**{key: {} for key in self.mask.columns}, **self.columns}
         needed = {name: column_spec(name, parameters) for name, parameters in asked.items()}
         for target in self.targets:
             if target.kind == "hog" and target.source == "column":
@@ -94,7 +100,7 @@ def column_arguments(spec: ColumnSpec) -> str:
     return " ".join(words)
 
 
-def _word(value: Any) -> str:  # noqa: ANN401 - a parameter of any type
+def _word(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(map(str, value)) + "]"
     return str(value).lower() if isinstance(value, bool) else str(value)

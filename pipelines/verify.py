@@ -44,7 +44,9 @@ def verify(store: Store, dataset: str, *, progress: Progress | None = None) -> d
     return {"samples": samples, "damaged": damaged, "repaired": []}
 
 
-def _check_tables(store: Store, dataset: str, entry: PartEntry, damaged: list[dict[str, str]]) -> Any:  # noqa: ANN401
+def _check_tables(
+    store: Store, dataset: str, entry: PartEntry, damaged: list[dict[str, str]]
+) -> Any:
     folder = part_path(dataset, entry.part)
     manifest = None
     for name, digest in (("manifest", entry.manifest_sha256), ("rejects", entry.rejects_sha256)):
@@ -71,7 +73,9 @@ def _check_shard(
     """Hash the whole tar; where it differs, read it member by member to name the samples."""
     path = f"{part_path(dataset, entry.part)}/{shard['name']}"
     if not store.exists(path):
-        damaged.append({"where": path, "sample": "", "detail": f"is missing, with {len(rows)} samples"})
+        damaged.append(
+            {"where": path, "sample": "", "detail": f"is missing, with {len(rows)} samples"}
+        )
         return
     if sha256_hex(store.read(path)) == shard["sha256"]:
         return
@@ -88,7 +92,11 @@ def _check_shard(
 
 
 def _check_member(
-    reader: ShardReader, place: tuple[int, int, int], key: str, path: str, damaged: list[dict[str, str]]
+    reader: ShardReader,
+    place: tuple[int, int, int],
+    key: str,
+    path: str,
+    damaged: list[dict[str, str]],
 ) -> None:
     try:
         reader.read(*place, key)
@@ -109,7 +117,9 @@ def _check_columns(
             damaged.append({"where": f"{folder}/index.parquet", "sample": "", "detail": str(error)})
             continue
         if [row["key"] for row in rows] != keys:
-            detail = f"its index holds {len(rows)} keys that are not the part's {len(keys)}, in order"
+            detail = (
+                f"its index holds {len(rows)} keys that are not the part's {len(keys)}, in order"
+            )
             damaged.append({"where": f"{folder}/index.parquet", "sample": "", "detail": detail})
         for shard in entry.shards:
             number = int(shard["name"].removeprefix("shard-").removesuffix(".tar"))

@@ -38,8 +38,8 @@ class InputNorm(nn.Module):
         shape = (1, -1) + (1,) * (x.ndim - 2)
         mean, std = self.mean.view(shape), self.std.view(shape)
         if self.kind == "stretch":
-            return ((x - (mean - 2 * std)) / (4 * std)).clamp(0, 1)
-        return (x - mean) / std
+            return (x - (mean - 2 * std)).div_(4 * std).clamp_(0, 1)
+        return (x - mean).div_(std)
 
 
 def _moments(

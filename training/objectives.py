@@ -97,7 +97,7 @@ def pixel_targets(pixels: Tensor, layout: PixelLayout, norm: str) -> Tensor:
     """
     values = patchify(pixels, layout)
     mean, scale = patch_moments(values, layout, norm, pixels.shape[1])
-    targets = (values - mean) / scale
+    targets = values if norm == "none" else (values - mean).div_(scale)
     return targets * real_values(layout, values) if layout.groups else targets
 
 

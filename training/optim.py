@@ -37,7 +37,8 @@ class OptimConfig:
             )
         if not 0 <= self.warmup < 1:
             raise ValueError(
-                f"optim.warmup is {self.warmup}; it is a share of the steps, at least 0 and below 1. "
+                f"optim.warmup is {self.warmup}; it is a share of the steps, at least 0 and below "
+                "1. "
                 "0.05 to 0.1 is usual."
             )
         if self.schedule not in SCHEDULES:

@@ -16,7 +16,7 @@ from training.models.tokens import take_tokens
 from training.objectives import patch_moments, patchify, unpatchify
 
 Batch = dict[str, Any]
-HIDDEN_GRAY = 0.25
+HIDDEN_GRAY = 0.6
 GAP = 4
 EDGE = 96
 "smallest edge of a tile of the sheet, pixels"
@@ -39,16 +39,14 @@ def draw_sheet(trainer: Trainer, batch: Batch) -> bytes:
     shape = inputs.shape
     rows = [
         inputs if not layout.frames else inputs[:, :, list(layout.frames)],
-        unpatchify(_hide(values, hidden), layout, shape),
+        unpatchify(values, layout, shape),
         unpatchify(_rebuild(trainer, batch, values, predictions), layout, shape),
     ]
     low, high = _range(rows[0])
     shown = [((row - low) / (high - low)).clamp(0, 1) for row in rows]
+    covered = unpatchify(hidden[..., None].expand_as(values), layout, shape)
+    shown[1] = torch.where(covered > 0, HIDDEN_GRAY, shown[1])
     return _png(torch.stack(shown, dim=1))
-
-
-def _hide(values: Tensor, hidden: Tensor) -> Tensor:
-    return torch.where(hidden[..., None] > 0, values.amin() * (1 - HIDDEN_GRAY), values)
 
 
 def _rebuild(
@@ -89,20 +87,16 @@ def _range(inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _png(shown: Tensor) -> bytes:
-    """Return the PNG of (B, rows, C, [T,] H, W) in [0, 1]."""
-    frames = shown if shown.ndim == 6 else shown.unsqueeze(3)
-    rgb = _as_rgb(frames.cpu().numpy())
-    b, rows, t, h, w, _ = rgb.shape
-    scale = max(1, -(-EDGE // h))
-    sheet = np.full(
-        (b * (rows * (h * scale + GAP) + GAP), t * (w * scale + GAP), 3), 255, dtype=np.uint8
-    )
-    for i, j, k in np.ndindex(b, rows, t):
-        tile = np.repeat(np.repeat(rgb[i, j, k], scale, 0), scale, 1)
-        top = i * (rows * (h * scale + GAP) + GAP) + j * (h * scale + GAP)
-        left = k * (w * scale + GAP)
-        sheet[top : top + h * scale, left : left + w * scale] = tile
-    done, data = cv2.imencode(".png", np.ascontiguousarray(sheet[..., ::-1]))
+    """Return the PNG of (B, rows, C, H, W) or (B, rows, C, T, H, W) in [0, 1]."""
+    frames = shown if shown.ndim == 6 else shown.permute(1, 2, 0, 3, 4).unsqueeze(0)
+    tiles = _as_rgb(frames.cpu().numpy())
+    scale = max(1, -(-EDGE // tiles.shape[3]))
+    tiles = tiles.repeat(scale, axis=3).repeat(scale, axis=4)
+    tiles = np.pad(tiles, ((0, 0), (0, 0), (0, 0), (0, GAP), (0, GAP), (0, 0)), constant_values=255)
+    b, rows, t, h, w, _ = tiles.shape
+    sheet = tiles.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows * h, t * w, 3)
+    sheet = np.pad(sheet, ((0, 0), (0, 2 * GAP), (0, 0), (0, 0)), constant_values=255)
+    done, data = cv2.imencode(".png", np.ascontiguousarray(sheet.reshape(-1, t * w, 3)[..., ::-1]))
     assert done, "OpenCV encodes any uint8 array as PNG"
     return bytes(data)
 

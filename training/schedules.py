@@ -27,7 +27,8 @@ def cosine(time: float, *, peak: float, low: float, warmup: float, total: float)
 def schedule_named(
     name: str, *, peak: float, low: float, warmup: float, total: int
 ) -> Callable[[int], float]:
-    """Return the rate of each optimiser step 0 .. total-1; the first is above 0, the last above `low`.
+    """Return the rate of each optimiser step 0 .. total-1; the first is above 0, the last above
+    `low`.
 
     Args:
         name: one of `SCHEDULES`.

@@ -1,4 +1,5 @@
-"""Position tables, schedules, parameter groups, losses and the k-NN probe against their references."""
+"""Position tables, schedules, parameter groups, losses and the k-NN probe against their
+references."""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ def make_images(folder: Path, count: int = 12, edge: int = 40) -> Path:
 
 
 def make_videos(folder: Path, count: int = 4, frames: int = 16, edge: int = 64) -> Path:
-    """Write H.264 videos in which a textured square moves (3, 1) px a frame over a still background."""
+    """Write H.264 videos in which a textured square moves (3, 1) px a frame over a still
+    background."""
     rng = np.random.default_rng(1)
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(count):

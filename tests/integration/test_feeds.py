@@ -77,7 +77,9 @@ STREAMS = {
 
 
 def same(left: dict, right: dict) -> bool:
-    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name], right[name]) for name in left
+    )
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -98,7 +100,9 @@ def test_batches_are_complete(name: str, store: Store) -> None:
 def test_workers_ranks_and_resume_change_nothing(name: str, store: Store) -> None:
     stream = STREAMS[name]
     whole = list(open_feed(store, stream, stop=5))
-    for got, wanted in zip(open_feed(store, stream, start=2, stop=5, workers=2), whole[2:], strict=True):
+    for got, wanted in zip(
+        open_feed(store, stream, start=2, stop=5, workers=2), whole[2:], strict=True
+    ):
         assert same(got, wanted)
     for ranks in (2, 4):
         feeds = [open_feed(store, stream, rank=r, ranks=ranks, stop=3) for r in range(ranks)]
@@ -131,7 +135,11 @@ def test_heldout_batches_are_fixed_and_apart(store: Store) -> None:
     assert all(same(a, b) for a, b in zip(first, again, strict=True))
     held = {int(s) for batch in first for s in batch["sample"]}
     feed = open_feed(store, stream)
-    trained = {int(s) for b, _ in zip(feed, range(feed.batches_per_epoch), strict=False) for s in b["sample"]}
+    trained = {
+        int(s)
+        for b, _ in zip(feed, range(feed.batches_per_epoch), strict=False)
+        for s in b["sample"]
+    }
     assert held
     assert not held & trained
 
@@ -167,7 +175,9 @@ def test_stored_hog_equals_online_hog_within_its_bound(store: Store) -> None:
     with pytest.raises(StaleColumnError, match="headrace derive image hog cell=8"):
         open_feed(store, stored)
     derive(store, "image", {n: s.parameters for n, s in stored.needed_columns().items()}, DIRECT)
-    for left, right in zip(open_feed(store, stored, stop=8), open_feed(store, online, stop=8), strict=True):
+    for left, right in zip(
+        open_feed(store, stored, stop=8), open_feed(store, online, stop=8), strict=True
+    ):
         assert torch.equal(left["pixels"], right["pixels"])
         assert (left["targets.hog"] - right["targets.hog"]).abs().max() <= 1 / 510 + 1e-6
     other = replace(stored, view=ViewConfig(size=32, scale=(0.5, 1.0)))
@@ -191,7 +201,9 @@ def test_sidecars_hold_the_keys_of_their_shards(store: Store) -> None:
     for shard in sorted((folder / "datasets/video/parts").rglob("shard-*.tar")):
         base = [s["__key__"] for s in webdataset.WebDataset(str(shard), shardshuffle=False)]
         for sidecar in (folder / "datasets/video/columns").rglob(shard.name):
-            derived = [s["__key__"] for s in webdataset.WebDataset(str(sidecar), shardshuffle=False)]
+            derived = [
+                s["__key__"] for s in webdataset.WebDataset(str(sidecar), shardshuffle=False)
+            ]
             assert derived == base
 
 

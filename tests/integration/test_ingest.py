@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import webdataset
-from tests.integration.raw import FIELD_PATTERN, make_fields, make_images, make_tiles, make_videos
 
 from pipelines.catalog import read_rejects, read_samples
 from pipelines.executors import Executor
@@ -19,6 +19,7 @@ from pipelines.verify import verify
 from preprocessing.payloads import decode_payload
 from storage.fs import Store, open_store
 from storage.snapshots import part_path, read_snapshot
+from tests.integration.raw import FIELD_PATTERN, make_fields, make_images, make_tiles, make_videos
 
 DIRECT = Executor()
 
@@ -144,7 +145,13 @@ def test_stock_webdataset_reads_equal_samples(images: Path, tmp_path: Path) -> N
         ("satellite", make_tiles, {"tile": 16}, (4, 16, 16)),
     ],
 )
-def test_every_modality_has_samples(modality, make, values, shape, tmp_path: Path) -> None:
+def test_every_modality_has_samples(
+    modality: str,
+    make: Callable[[Path], Path],
+    values: dict[str, object],
+    shape: tuple[int, ...],
+    tmp_path: Path,
+) -> None:
     store = open_store(tmp_path / "store")
     raw = make(tmp_path / "raw")
     report = ingest(store, [str(raw)], "set", spec(modality=modality, **values), DIRECT)

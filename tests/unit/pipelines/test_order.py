@@ -13,7 +13,9 @@ SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=12)
 
 
 @given(SIZES, st.integers(1, 4), st.integers(1, 3), st.integers(1, 4), st.integers(0, 5))
-def test_epoch_holds_every_sample_once_but_a_remainder(sizes, lanes, per_lane, block, seed):
+def test_epoch_holds_every_sample_once_but_a_remainder(
+    sizes: list[int], lanes: int, per_lane: int, block: int, seed: int
+) -> None:
     config = OrderConfig(batch=lanes * per_lane, lanes=lanes, block=block, seed=seed)
     total = sum(sizes)
     if total < config.batch or total // lanes < per_lane:
@@ -31,7 +33,7 @@ def test_epoch_holds_every_sample_once_but_a_remainder(sizes, lanes, per_lane, b
 
 
 @given(SIZES, st.integers(0, 30), st.sampled_from([1, 2, 3, 4, 6, 12]))
-def test_ranks_share_the_same_batch(sizes, batch, ranks):
+def test_ranks_share_the_same_batch(sizes: list[int], batch: int, ranks: int) -> None:
     config = OrderConfig(batch=12, lanes=12, seed=3)
     if sum(sizes) < 12:
         return
@@ -40,7 +42,7 @@ def test_ranks_share_the_same_batch(sizes, batch, ranks):
     assert [place for share in shares for place in share] == order.batch(batch)
 
 
-def test_order_is_frozen():
+def test_order_is_frozen() -> None:
     order = Order([5, 3, 8], OrderConfig(batch=4, lanes=2, seed=1))
     assert [order.batch(b) for b in (0, 3, 4)] == [order.batch(b) for b in (0, 3, 4)]
     assert order.batch(0) != order.batch(4)
@@ -48,7 +50,7 @@ def test_order_is_frozen():
     assert order.epoch_of(4) == 1
 
 
-def test_random_access_equals_reading_in_turn():
+def test_random_access_equals_reading_in_turn() -> None:
     sizes = np.random.default_rng(0).integers(1, 50, 40)
     config = OrderConfig(batch=16, lanes=4, block=3, seed=9)
     in_turn = Order(sizes, config)
@@ -57,7 +59,7 @@ def test_random_access_equals_reading_in_turn():
         assert Order(sizes, config).batch(batch) == batches[batch]
 
 
-def test_wrong_numbers_are_refused():
+def test_wrong_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="Lanes must divide"):
         OrderConfig(batch=10, lanes=4, seed=0)
     with pytest.raises(ValueError, match="must divide lanes"):
