@@ -19,7 +19,7 @@ def catalog(store: str, name: str, *, rejects: bool = False, samples: int = 0) -
     Raises:
         FileNotFoundError: nothing of that name.
     """
-    place = open_store(store)
+    place = open_store(store, writable=False)
     if not name:
         whole = store_catalog.list_store(place)
         return {**whole, "columns": [c for d in whole["datasets"] for c in _columns(d)]}

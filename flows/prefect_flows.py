@@ -27,20 +27,15 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from flows import stages
+from storage.fs import StoreError
 
-TRANSIENT = (ConnectionError, TimeoutError)
+TRANSIENT = (ConnectionError, TimeoutError, StoreError)
 
 
 def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Say whether a failure may pass by itself: a lost cluster or store, never a user's or a
     program's mistake."""
-    try:
-        state.result()
-    except TRANSIENT:
-        return True
-    except Exception:
-        return False
-    return False
+    return isinstance(state.result(raise_on_failure=False), TRANSIENT)
 
 
 def _stage(function: Any, name: str) -> Any:

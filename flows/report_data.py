@@ -45,13 +45,13 @@ def write_report(store: str, names: Sequence[str], output: Path) -> Path:
     Raises:
         FileNotFoundError: the store holds nothing of such a name.
     """
-    place = open_store(store)
+    place = open_store(store, writable=False)
     known = set(list_datasets(place))
     datasets = tuple(dataset_section(place, name) for name in names if name in known)
     runs = tuple(run_section(place, name) for name in names if name not in known)
     data = ReportData(
         title=" · ".join(names) if len(names) <= 2 else "headrace report",
-        subtitle=f"{len(datasets)} datasets, {len(runs)} runs",
+        subtitle=f"{_count(len(datasets), 'dataset')}, {_count(len(runs), 'run')}",
         summary=_summary(datasets, runs) if len(names) > 1 else None,
         datasets=datasets,
         runs=runs,
@@ -59,6 +59,10 @@ def write_report(store: str, names: Sequence[str], output: Path) -> Path:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(render_report(data), encoding="utf-8")
     return output
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _summary(datasets: tuple[DatasetSection, ...], runs: tuple[RunSection, ...]) -> Table:
@@ -296,4 +300,4 @@ def _as_frames(pixels: Any, bands: list[str], modality: str) -> Any:
         return np.ascontiguousarray(pixels.transpose(1, 2, 3, 0))
     if modality == "image":
         return np.ascontiguousarray(pixels.transpose(1, 2, 0))[None]
-    return (true_colour(pixels, bands) if modality == "satellite" else stained(pixels))[None]
+    return (true_colour(pixels, bands) if modality == "satellite" else stained(pixels, bands))[None]

@@ -62,7 +62,11 @@ class Shown:
         if not channels_first(self.row["ext"]):
             return [self.stored]
         crs = json.loads(self.row["metadata"]).get("crs", "none")
-        return [stained(self.stored) if crs == "none" else true_colour(self.stored, self.bands)]
+        return [
+            stained(self.stored, self.bands)
+            if crs == "none"
+            else true_colour(self.stored, self.bands)
+        ]
 
 
 def choose(store: Store, snapshot: Snapshot, count: int) -> list[Shown]:

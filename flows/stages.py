@@ -56,7 +56,7 @@ def run_derive(
 def run_verify(store: str, dataset: str) -> dict[str, Any]:
     """Check every byte of a dataset."""
     with show_progress() as progress:
-        return verification.verify(open_store(store), dataset, progress=progress)
+        return verification.verify(open_store(store, writable=False), dataset, progress=progress)
 
 
 def run_pretrain(

@@ -72,7 +72,7 @@ def _describe_columns(store: Store, dataset: str, parts: list[str]) -> list[dict
 
 def list_store(store: Store) -> dict[str, Any]:
     """Return every dataset and run of a store."""
-    runs = sorted({entry.path.split("/")[1] for entry in store.list("runs")})
+    runs = store.folders("runs")
     return {
         "datasets": [describe_dataset(store, name) for name in list_datasets(store)],
         "runs": [describe_run(store, name) for name in runs],

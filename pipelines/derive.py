@@ -165,6 +165,8 @@ def _derive_part(
     result: dict[str, Any],
     progress: Progress | None,
 ) -> None:
+    folder = f"{column_path(dataset, spec.column, spec.fingerprint)}/{entry.part}"
+    store.delete_abandoned(folder)
     jobs = [
         SidecarJob(
             store.uri,
@@ -199,7 +201,6 @@ def _derive_part(
         for job, record in zip(jobs, records, strict=True)
         for row, (key, offset, size, digest) in enumerate(record["rows"])
     ]
-    folder = f"{column_path(dataset, spec.column, spec.fingerprint)}/{entry.part}"
     write_table(store, f"{folder}/index.parquet", pa.Table.from_pylist(rows, INDEX_SCHEMA))
 
 

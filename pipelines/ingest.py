@@ -335,6 +335,7 @@ def ingest(
     if not plan.chunks and not plan.duplicates and not plan.rejects:
         return _nothing_new(store, plan)
     part = part_path(dataset, plan.part)
+    store.delete_abandoned(part)
     jobs = [
         ShardJob(store.uri, part, index, chunk, spec, plan.heldout_below)
         for index, chunk in enumerate(plan.chunks)

@@ -6,7 +6,8 @@ from typing import Any
 
 from pipelines.catalog import open_snapshot
 from pipelines.ingest import Progress
-from storage.columns import column_path, list_columns, part_state
+from pipelines.rows import place_of
+from storage.columns import ColumnError, column_path, list_columns, part_state
 from storage.fingerprint import sha256_hex
 from storage.fs import Store
 from storage.manifest import ManifestError, read_table
@@ -49,7 +50,8 @@ def _check_tables(
 ) -> Any:
     folder = part_path(dataset, entry.part)
     manifest = None
-    for name, digest in (("manifest", entry.manifest_sha256), ("rejects", entry.rejects_sha256)):
+    digests = {"manifest": entry.manifest_sha256, "rejects": entry.rejects_sha256, "inputs": None}
+    for name, digest in digests.items():
         path = f"{folder}/{name}.parquet"
         try:
             table = read_table(store, path, digest)
@@ -80,34 +82,46 @@ def _check_shard(
     if sha256_hex(store.read(path)) == shard["sha256"]:
         return
     before = len(damaged)
-    reader = ShardReader(store, path, path)
-    for row in rows:
-        for prefix in ("", "meta_"):
-            place = tuple(row[f"{prefix}{name}"] for name in ("offset", "size", "checksum"))
-            _check_member(reader, place, row["key"], path, damaged)
-    reader.close()
+    members = [
+        (tuple(row[f"{prefix}{name}"] for name in ("offset", "size", "checksum")), row["key"])
+        for row in rows
+        for prefix in ("", "meta_")
+    ]
+    _check_members(store, path, members, damaged)
     if len(damaged) == before:
         detail = "its bytes differ outside of the samples' members (headers or padding)"
         damaged.append({"where": path, "sample": "", "detail": detail})
 
 
-def _check_member(
-    reader: ShardReader,
-    place: tuple[int, int, int],
-    key: str,
+def _check_members(
+    store: Store,
     path: str,
+    members: list[tuple[tuple[int, ...], str]],
     damaged: list[dict[str, str]],
 ) -> None:
+    """Read the members ((offset, size, checksum), key) of a tar and name the damaged ones."""
     try:
-        reader.read(*place, key)
+        reader = ShardReader(store, path, path)
     except (ShardError, OSError) as error:
-        damaged.append({"where": path, "sample": key, "detail": str(error)})
+        damaged.append({"where": path, "sample": "", "detail": str(error)})
+        return
+    with reader:
+        for (offset, size, expected), key in members:
+            try:
+                reader.read(offset, size, expected, key)
+            except (ShardError, OSError) as error:
+                damaged.append({"where": path, "sample": key, "detail": str(error)})
 
 
 def _check_columns(
     store: Store, dataset: str, entry: PartEntry, keys: list[str], damaged: list[dict[str, str]]
 ) -> None:
-    for spec in list_columns(store, dataset):
+    try:
+        specs = list_columns(store, dataset)
+    except ColumnError as error:
+        damaged.append({"where": f"columns of {dataset}", "sample": "", "detail": str(error)})
+        return
+    for spec in specs:
         if part_state(store, dataset, spec, entry.part) != "complete":
             continue
         folder = f"{column_path(dataset, spec.column, spec.fingerprint)}/{entry.part}"
@@ -123,9 +137,5 @@ def _check_columns(
             damaged.append({"where": f"{folder}/index.parquet", "sample": "", "detail": detail})
         for shard in entry.shards:
             number = int(shard["name"].removeprefix("shard-").removesuffix(".tar"))
-            path = f"{folder}/{shard['name']}"
-            reader = ShardReader(store, path, path)
-            for row in (row for row in rows if row["shard"] == number):
-                place = (row["offset"], row["size"], row["checksum"])
-                _check_member(reader, place, row["key"], path, damaged)
-            reader.close()
+            members = [(place_of(row), row["key"]) for row in rows if row["shard"] == number]
+            _check_members(store, f"{folder}/{shard['name']}", members, damaged)

@@ -54,7 +54,9 @@ def encode_clip(frames: NDArray[np.uint8], fps: float) -> bytes:
 
 def _options(frames: int) -> dict[str, object]:
     """Return the encoder's options: every P-frame refers to its predecessor."""
-    fixed = "bframes=0:ref=1:scenecut=0:weightp=0:me=umh:subme=7:threads=1:sliced-threads=0"
+    fixed = (
+        "bframes=0:ref=1:scenecut=0:weightp=0:mbtree=0:me=umh:subme=7:threads=1:sliced-threads=0"
+    )
     keyint = max(frames, 2)
     return {
         "preset": "medium",
