@@ -61,12 +61,8 @@ class Shown:
             return [self.stored[i] for i in chosen]
         if not channels_first(self.row["ext"]):
             return [self.stored]
-        crs = json.loads(self.row["metadata"]).get("crs", "none")
-        return [
-            stained(self.stored, self.bands)
-            if crs == "none"
-            else true_colour(self.stored, self.bands)
-        ]
+        paint = true_colour if "crs" in json.loads(self.row["metadata"]) else stained
+        return [paint(self.stored, self.bands)]
 
 
 def choose(store: Store, snapshot: Snapshot, count: int) -> list[Shown]:

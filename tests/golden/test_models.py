@@ -120,7 +120,8 @@ def mae(golden: Read, ratio_of: Callable[..., float]) -> tuple[nn.Module, Arrays
     size, tokens = stored["imgs"].shape[-1], stored["noise"].shape[1]
     make = build(
         "mae", stored, {"channels": 3, "size": size},
-        patch=state["patch_embed.proj.weight"].shape[-1], width=width, depth=depth(state, "blocks."),
+        patch=state["patch_embed.proj.weight"].shape[-1], width=width,
+        depth=depth(state, "blocks."),
         decoder_width=inner, decoder_depth=depth(state, "decoder_blocks."),
     )  # fmt: skip
     images, asked = tensor(stored["imgs"]), everything(visible, tokens)
@@ -238,7 +239,8 @@ def test_mae_st(golden: Read, ratio_of: Callable[..., float]) -> None:
     visible = kept_ids(stored["noise"], ratio_of(stored["mask_ratio"]))
     make = build(
         "mae_st", stored, {"channels": 3, "size": clip.shape[-1], "frames": clip.shape[2]},
-        patch=kernel[-1], tubelet=kernel[2], width=width, depth=depth(state, "blocks."),
+        patch=kernel[-1], tubelet=kernel[2], width=width,
+        depth=depth(state, "blocks."),
         decoder_width=inner, decoder_depth=depth(state, "decoder_blocks."),
     )  # fmt: skip
     asked = everything(visible, tokens)
@@ -337,7 +339,8 @@ def test_crossmae(golden: Read, ratio_of: Callable[..., float], kind: str) -> No
     _, asked = split_mask(stored[f"mask_{kind}"] > 0)
     make = build(
         "crossmae", stored, {"channels": 3, "size": images.shape[-1]},
-        patch=state["patch_embed.proj.weight"].shape[-1], width=width, depth=depth(state, "blocks."),
+        patch=state["patch_embed.proj.weight"].shape[-1], width=width,
+        depth=depth(state, "blocks."),
         decoder_width=inner, decoder_depth=depth(state, "decoder_blocks."),
     )  # fmt: skip
     wanted = tensor(stored[f"pred_{kind}"])

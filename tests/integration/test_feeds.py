@@ -234,4 +234,4 @@ def test_flow_follows_the_moving_square(store: Store) -> None:
     for flow, motion in ((forward, [3, 1]), (backward, [-3, -1])):
         length = np.hypot(*np.moveaxis(flow, -1, 0))
         inside = length > 0.8 * length.max()
-        assert np.median(flow[inside], axis=0) == pytest.approx(motion, abs=0.7)
+        assert np.median(flow[inside], axis=0) == pytest.approx(motion, abs=1.0)
