@@ -88,6 +88,7 @@ def stream_of(recipe: Recipe) -> StreamConfig:
     return StreamConfig(
         dataset=recipe.data.dataset,
         snapshot=recipe.data.snapshot,
+        samples=recipe.data.samples,
         view=recipe.view,
         mask=recipe.mask,
         targets=recipe.target,

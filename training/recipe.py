@@ -36,6 +36,8 @@ class DataConfig:
     "channels to read, by name; empty reads all"
     columns: dict[str, dict[str, Any]] = field(default_factory=dict)
     "parameters asked of each column that the mask or a target reads"
+    samples: int = 0
+    "train on this many samples only, the same ones each time; 0 takes all"
     frozen_views: int = 0
     "0 draws a new view each epoch; K uses K frozen ones, as stored targets need"
     heldout: int = 256

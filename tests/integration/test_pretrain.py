@@ -1,0 +1,112 @@
+"""A run from the store: trained, killed, resumed, probed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from pipelines.executors import Executor
+from pipelines.ingest import ingest
+from pipelines.ingest_spec import IngestSpec
+from storage.fs import Store, open_store
+from training import pretrain as entry
+from training.checkpoints import list_checkpoints, read_checkpoint
+from training.pretrain import RunError, evaluate, pretrain
+from training.recipe import Recipe, read_recipe
+
+WORDS = [
+    "data.dataset=toys", "view.size=32", "model.patch=8", "model.width=24", "model.heads=2",
+    "model.decoder_width=16", "steps=6", "batch=8", "log_every=1", "save_every=2",
+    "heldout_every=3",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store with 60 labelled pictures of stripes, two classes."""
+    folder: Path = tmp_path_factory.mktemp("toys")
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        kind = ("rows", "columns")[number % 2]
+        wave = 120 + 80 * np.sin(np.arange(40) * rng.uniform(0.5, 1.5))
+        image = np.broadcast_to(wave, (40, 40)) if kind == "columns" else np.tile(wave, (40, 1)).T
+        image = np.clip(image[..., None] + rng.normal(0, 10, (40, 40, 3)), 0, 255).astype(np.uint8)
+        (folder / "raw" / kind).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / "raw" / kind / f"{number}.png"), image)
+    made = open_store(folder / "store")
+    spec = IngestSpec(modality="image", labels="parent", heldout=0.2)
+    ingest(made, [str(folder / "raw")], "toys", spec, Executor())
+    return made
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return read_recipe("mae_tiny", WORDS)
+
+
+def weights(store: Store, run: str) -> dict[str, torch.Tensor]:
+    return dict(read_checkpoint(store, run)["model"])
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing catches it."""
+
+
+def test_killed_and_resumed_is_as_never_stopped(
+    store: Store, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = pretrain(store, recipe, run="whole")
+
+    def kill(what: str, done: int, total: int) -> None:
+        if done == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        pretrain(store, recipe, run="halves", progress=kill)
+    assert list_checkpoints(store, "halves") == [2, 4]
+    resumed = pretrain(store, recipe, run="halves", resume=True)
+    first, second = weights(store, "whole"), weights(store, "halves")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert resumed["loss"] == whole["loss"]
+    assert resumed["heldout_loss"] == whole["heldout_loss"]
+    lines = [json.loads(line) for line in store.read("runs/halves/metrics.jsonl").splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_finished_run_is_not_trained_again(
+    store: Store, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = pretrain(store, recipe, run="once")
+    monkeypatch.setattr(entry, "open_feed", None)
+    assert pretrain(store, recipe, run="once", resume=True) == done
+    with pytest.raises(RunError, match="Add --resume"):
+        pretrain(store, recipe, run="once")
+
+
+def test_a_run_keeps_its_recipe(store: Store, recipe: Recipe) -> None:
+    pretrain(store, recipe, run="kept")
+    other = read_recipe("mae_tiny", [*WORDS, "mask.ratio=0.5"])
+    with pytest.raises(RunError, match=r"mask\.ratio=0\.75, not 0\.5"):
+        pretrain(store, other, run="kept", resume=True)
+
+
+def test_a_run_tells_where_it_comes_from(store: Store, recipe: Recipe) -> None:
+    pretrain(store, recipe, run="told")
+    record = json.loads(store.read("runs/told/run.json"))
+    assert record["provenance"]["dataset"] == "toys"
+    assert record["recipe"]["data"]["snapshot"] == record["provenance"]["snapshot"] == 1
+    assert len(record["provenance"]["fingerprint"]) == 64
+    assert store.read("runs/told/pictures/step-00000006.png").startswith(b"\x89PNG")
+
+
+def test_probes_are_kept_with_the_run(store: Store, recipe: Recipe) -> None:
+    pretrain(store, recipe, run="probed")
+    found = evaluate(store, "probed", "toys", untrained=True)
+    assert found["samples"] + found["queries"] >= 60
+    assert 0.0 <= found["accuracy"] <= 1.0
+    assert json.loads(store.read("runs/probed/probes/toys-knn.json")) == found

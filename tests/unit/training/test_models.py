@@ -1,0 +1,121 @@
+"""Every family answers the same two calls, learns what it should, and starts the same each time."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.models.config import ModelConfig, ModelInput
+from training.models.families import MODELS, build_model
+from training.models.layout import PixelLayout
+from training.objectives import patchify, pixel_targets, unpatchify
+
+GROUPS = ((0, 1), (2,))
+SIZES = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_depth": 1}
+VIDEO = ("videomae", "mae_st")
+
+
+def make(family: str) -> tuple[nn.Module, Tensor, int]:
+    """Return a tiny model, pixels (B, 3, [4,] 16, 16) for it, and its number of tokens."""
+    video = family in VIDEO
+    config = ModelConfig(
+        family=family,
+        patch=4,
+        tubelet=2 if video else 1,
+        decoder_heads=2,
+        groups=(("a", "b"), ("c",)) if family == "satmae_group" else (),
+        **SIZES,
+    )
+    groups = GROUPS if family == "satmae_group" else ()
+    frames = 4 if video else 1
+    data = ModelInput(channels=3, size=16, frames=frames, groups=groups, widths={"pixels": 0})
+    torch.manual_seed(0)
+    model = build_model(config, data)
+    shape = (2, 3, 4, 16, 16) if video else (2, 3, 16, 16)
+    tokens = {"satmae_group": 32, "camae": 48, "videomae": 32, "mae_st": 32}.get(family, 16)
+    return model, torch.rand(shape), tokens
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_predicts_the_asked_tokens_and_learns_all_it_has(family: str) -> None:
+    model, pixels, tokens = make(family)
+    ids = torch.rand(2, tokens).argsort(1)
+    visible, decoded = ids[:, :8].sort(1).values, ids[:, 8:14].sort(1).values
+    predicted = model(pixels, visible, decoded)["pixels"]
+    target = pixel_targets(pixels, model.layout, "none")
+    assert predicted.shape == (2, 6, target.shape[-1])
+    assert target.shape[1] == tokens
+    (predicted - 1.0).square().mean().backward()
+    idle = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert [name for name in idle if "fc_norm" not in name] == []
+    assert model.features(pixels).shape == (2, tokens, 24)
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_hidden_pixels_do_not_reach_the_predictions(family: str) -> None:
+    model, pixels, tokens = make(family)
+    ids = torch.rand(2, tokens).argsort(1)
+    visible, decoded = ids[:, :8].sort(1).values, ids[:, 8:].sort(1).values
+    layout: PixelLayout = model.layout
+    whole = PixelLayout(patch=4, tubelet=layout.tubelet, groups=layout.groups)
+    values = patchify(pixels, whole)
+    hidden = torch.ones(2, tokens).scatter_(1, visible, 0.0)[..., None]
+    changed = unpatchify(values + hidden * torch.rand_like(values), whole, pixels.shape)
+    assert not torch.equal(changed, pixels)
+    with torch.no_grad():
+        first, second = (model(p, visible, decoded)["pixels"] for p in (pixels, changed))
+    torch.testing.assert_close(first, second)
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_starts_the_same_for_the_same_seed(family: str) -> None:
+    first, second = make(family)[0].state_dict(), make(family)[0].state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_an_unknown_family_lists_the_known_ones() -> None:
+    config = ModelConfig(family="bert", patch=4, width=8, depth=1, heads=1)
+    with pytest.raises(ValueError, match=r"'bert' is unknown\. Known: mae, "):
+        build_model(config, ModelInput(channels=3, size=16, widths={"pixels": 0}))
+
+
+def test_band_groups_must_be_told() -> None:
+    config = ModelConfig(family="satmae_group", patch=4, decoder_heads=2, **SIZES)
+    with pytest.raises(ValueError, match=r"model\.groups is empty"):
+        build_model(config, ModelInput(channels=3, size=16, widths={"pixels": 0}))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        PixelLayout(patch=4),
+        PixelLayout(patch=4, channels_last=False),
+        PixelLayout(patch=4, groups=((2, 0), (1,))),
+        PixelLayout(patch=4, groups=((0,), (1,), (2,)), channels_last=False),
+    ],
+)
+def test_unpatchify_undoes_patchify(layout: PixelLayout) -> None:
+    pixels = torch.rand(2, 3, 8, 12)
+    assert torch.equal(unpatchify(patchify(pixels, layout), layout, pixels.shape), pixels)
+
+
+def test_unpatchify_undoes_patchify_of_clips() -> None:
+    clips = torch.rand(2, 3, 4, 8, 12)
+    layout = PixelLayout(patch=4, tubelet=2)
+    assert torch.equal(unpatchify(patchify(clips, layout), layout, clips.shape), clips)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_normalised_groups_have_mean_0_and_variance_1(joint: bool) -> None:
+    layout = PixelLayout(patch=4, groups=GROUPS, channels_last=False, joint_norm=joint)
+    values = pixel_targets(3 + 5 * torch.rand(2, 3, 8, 8), layout, "mae").unflatten(1, (2, -1))
+    if joint:
+        together = torch.cat([values[:, 0], values[:, 1, :, :16]], dim=-1)
+        parts = [together]
+    else:
+        parts = [values[:, 0], values[:, 1, :, :16]]
+    for part in parts:
+        assert part.mean(-1).abs().max() < 1e-5
+        assert (part.var(-1) - 1).abs().max() < 1e-3
+    assert values[:, 1, :, 16:].abs().max() == 0
