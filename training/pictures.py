@@ -24,51 +24,81 @@ EDGE = 96
 
 @torch.no_grad()
 def draw_sheet(trainer: Trainer, batch: Batch) -> bytes:
-    """Return a PNG: for each sample, rows of input, masked input and reconstruction; frames run to
-    the right.
+    """Return a PNG of three rows: input, masked input, prediction in its place.
 
-    A model without a pixel target shows the strength of its predicted gradients in the third row.
+    Samples run to the right; of clips it is the frames that do, and samples follow below. Predicted
+    HOG is drawn as strokes along the edges that it tells of.
     """
     batch = to_device(batch, trainer.device)
     trainer.model.eval()
     inputs = trainer.inputs(batch["pixels"])
     predictions = trainer.model(inputs, batch["visible"], batch["decoded"])
     layout: PixelLayout = trainer.objective.layout
+    shape = inputs.shape
+    pictured = inputs if not layout.frames else inputs[:, :, list(layout.frames)]
+    low, high = _range(pictured)
     values = patchify(inputs, layout)
     hidden = torch.ones(values.shape[:2], device=values.device).scatter_(1, batch["visible"], 0.0)
-    shape = inputs.shape
-    rows = [
-        inputs if not layout.frames else inputs[:, :, list(layout.frames)],
-        unpatchify(values, layout, shape),
-        unpatchify(_rebuild(trainer, batch, values, predictions), layout, shape),
-    ]
-    low, high = _range(rows[0])
-    shown = [((row - low) / (high - low)).clamp(0, 1) for row in rows]
     covered = unpatchify(hidden[..., None].expand_as(values), layout, shape)
-    shown[1] = torch.where(covered > 0, HIDDEN_GRAY, shown[1])
-    return _png(torch.stack(shown, dim=1))
-
-
-def _rebuild(
-    trainer: Trainer, batch: Batch, values: Tensor, predictions: dict[str, Tensor]
-) -> Tensor:
-    """Return the token values with the decoded tokens replaced by the predictions."""
-    decoded = batch["decoded"]
-    true = take_tokens(values, decoded)
-    target = next((t for t in trainer.objective.targets if t.kind == "pixels"), None)
-    if target is None:
-        strength = next(iter(predictions.values())).float().square().mean(-1, keepdim=True).sqrt()
-        made = strength.expand_as(true)
-        made = made / made.amax().clamp_min(1e-6) * values.amax()
+    shown = ((pictured - low) / (high - low)).clamp(0, 1)
+    if "pixels" in predictions:
+        made = _rebuild(trainer, batch, values, predictions["pixels"].float())
+        made = ((unpatchify(made, layout, shape) - low) / (high - low)).clamp(0, 1)
     else:
-        layout = trainer.objective.layout
-        raw = values if target.norm != "videomae" else patchify(batch["pixels"].float(), layout)
-        mean, scale = patch_moments(raw, layout, target.norm, batch["pixels"].shape[1])
-        mean, scale = (take_tokens(x.expand_as(raw), decoded) for x in (mean, scale))
-        made = predictions["pixels"].float() * scale + mean
-        if target.norm == "videomae":
-            made = _as_inputs(trainer, made, batch["pixels"].shape[1])
+        tokens = torch.where(covered > 0, HIDDEN_GRAY, shown)
+        made = unpatchify(_strokes(trainer, batch, tokens, predictions), layout, shape)
+    masked = torch.where(covered > 0, HIDDEN_GRAY, shown)
+    return _png(torch.stack([shown, masked, made], dim=1))
+
+
+def _rebuild(trainer: Trainer, batch: Batch, values: Tensor, predicted: Tensor) -> Tensor:
+    """Return the token values with the decoded tokens replaced by the predictions.
+
+    A normalised target is shown with the true mean and spread of each token, as in the papers.
+    """
+    decoded, layout = batch["decoded"], trainer.objective.layout
+    channels = batch["pixels"].shape[1]
+    norm = next(t.norm for t in trainer.objective.targets if t.kind == "pixels")
+    raw = patchify(batch["pixels"].float(), layout) if norm == "videomae" else values
+    mean, scale = patch_moments(raw, layout, norm, channels)
+    mean, scale = (take_tokens(x.expand_as(raw), decoded) for x in (mean, scale))
+    made = predicted * scale + mean
+    made = _as_inputs(trainer, made, channels) if norm == "videomae" else made
     return values.scatter(1, decoded[..., None].expand_as(made), made)
+
+
+def _strokes(
+    trainer: Trainer, batch: Batch, shown: Tensor, predictions: dict[str, Tensor]
+) -> Tensor:
+    """Return the shown token values with strokes of the predicted HOG in the decoded tokens."""
+    layout: PixelLayout = trainer.objective.layout
+    values = patchify(shown, layout)
+    target = next((t for t in trainer.objective.targets if t.kind == "hog"), None)
+    if target is None:
+        return values
+    cells = layout.patch // target.cell
+    bins = predictions["hog"].float().clamp_min(0)
+    bins = bins.unflatten(-1, (-1, target.bins, cells, cells)).mean(2)
+    # What all orientations share says nothing about the edge.
+    bins = (bins - bins.mean(2, keepdim=True)).clamp_min(0)
+    strokes = stroke_masks(target.bins, target.cell).to(bins)
+    drawn = torch.einsum("bqoij,oyx->bqiyjx", bins, strokes).flatten(4).flatten(2, 3)
+    drawn = (drawn / drawn.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)).flatten(2)
+    repeats = values.shape[-1] // drawn.shape[-1]
+    # Values are (frame, row, column, channel): each channel and frame shows the same strokes.
+    drawn = drawn[..., None].expand(-1, -1, -1, batch["pixels"].shape[1]).flatten(2)
+    drawn = drawn.repeat(1, 1, max(repeats // batch["pixels"].shape[1], 1))
+    return values.scatter(1, batch["decoded"][..., None].expand_as(drawn), drawn)
+
+
+def stroke_masks(bins: int, cell: int) -> Tensor:
+    """Return (bins, cell, cell): 1 along an edge whose gradient falls into each orientation bin."""
+    place = torch.arange(cell) - (cell - 1) / 2
+    angle = (torch.arange(bins) + 0.5) / bins * torch.pi
+    across = (
+        torch.sin(angle)[:, None, None] * place + torch.cos(angle)[:, None, None] * (place[:, None])
+    )
+    return (across.abs() < 0.7).float()
 
 
 def _as_inputs(trainer: Trainer, raw: Tensor, channels: int) -> Tensor:

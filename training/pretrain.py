@@ -26,7 +26,7 @@ from training.checkpoints import list_checkpoints, read_checkpoint
 from training.features import encode, told
 from training.loop import train
 from training.probes import Features, probe_named
-from training.ranks import Place, bare, open_place, stop_on_signals
+from training.ranks import Place, bare, open_place, stop_on_signals, wait_for_all
 from training.recipe import Recipe, make_recipe, read_recipe, recipe_fingerprint, resolve
 from training.runs import Metrics, code_version, read_metrics, read_record, write_record
 from training.session import Progress, Session, make_hooks, pick_example, sum_up
@@ -171,6 +171,7 @@ def _train(
     with stop_on_signals(place) as stop:
         hooks = make_hooks(session, stop, progress)
         finished = train(trainer, chain([first], source), range(done, recipe.steps), hooks)
+    wait_for_all(place)
     if stop.signal == signal.SIGINT:
         raise KeyboardInterrupt(f"run {run}: saved at step {finished}; add --resume to continue")
     return _finish(store, recipe, run, place)
@@ -345,7 +346,8 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("settings", nargs="*", help="key=value in place of the recipe's own")
     parser.add_argument("--store", default=os.environ.get("HEADRACE_STORE", "store"))
-    parser.add_argument("--run", default="")
+    # torchrun takes --run for an abbreviation of its own --run-path.
+    parser.add_argument("--run", "--run-name", default="")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--feed", default="local", choices=("local", "ray"))
     parser.add_argument("--workers", type=int, default=0)

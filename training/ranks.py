@@ -52,6 +52,12 @@ def open_place() -> Iterator[Place]:
         distributed.destroy_process_group()
 
 
+def wait_for_all(place: Place) -> None:
+    """Return when every rank has come here; what the first one wrote before is then to be read."""
+    if place.ranks > 1:
+        distributed.barrier()
+
+
 def spread(model: nn.Module, place: Place) -> nn.Module:
     """Return the model, wrapped for several ranks if there are any."""
     if place.ranks == 1:

@@ -52,6 +52,8 @@ def make_hooks(session: Session, stop: StopFlag, progress: Progress | None) -> H
 
     def log(line: dict[str, Any]) -> None:
         nonlocal flushed
+        for name in {"samples", "samples_per_second"} & set(line):
+            line[name] *= session.place.ranks
         line["epoch"] = round(line["step"] / session.batches_per_epoch, 4)
         metrics.add(line)
         if session.place.first and time.monotonic() - flushed > FLUSH_SECONDS:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -110,3 +113,20 @@ def test_probes_are_kept_with_the_run(store: Store, recipe: Recipe) -> None:
     assert found["samples"] + found["queries"] >= 60
     assert 0.0 <= found["accuracy"] <= 1.0
     assert json.loads(store.read("runs/probed/probes/toys-knn.json")) == found
+
+
+def test_two_ranks_train_as_one_that_accumulates(store: Store) -> None:
+    one = read_recipe("mae_tiny", [*WORDS, "accumulate=2"])
+    pretrain(store, one, run="one")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "training.pretrain", "mae_tiny", *WORDS, "--store", store.uri]
+    folder = Path(entry.__file__).parent.parent
+    settings = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--run-name", "two"], cwd=folder, env=settings, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["step"] == 6
+    first, second = weights(store, "one"), weights(store, "two")
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-4, atol=1e-5)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from preprocessing.hog import hog_cells
 from training.loop import Batch, Trainer
-from training.pictures import draw_sheet
+from training.pictures import draw_sheet, stroke_masks
 from training.probes import knn_accuracy, linear_accuracy, probe_named
 
 Features = tuple[torch.Tensor, list[str]]
@@ -63,3 +64,13 @@ def test_the_sheet_shows_three_rows_of_samples(
     shown = ~gray
     assert np.abs(tiles[0] - tiles[1])[shown].max() <= 1
     assert np.abs(tiles[0] - tiles[2])[shown].max() <= 1
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_strokes_run_along_the_edge_that_hog_saw(turned: bool) -> None:
+    image = np.repeat(np.arange(0, 160, 10, dtype=np.float64)[:, None], 16, axis=1)[..., None]
+    image = image.transpose(1, 0, 2) if turned else image  # rising downwards, or to the right
+    histogram = hog_cells(image[None], cell=8)[0, 0, 0, 0]
+    stroke = stroke_masks(9, 8)[int(histogram.argmax())].numpy()
+    rows, columns = (np.ptp(axis) for axis in np.nonzero(stroke))
+    assert (rows > columns) == turned
