@@ -19,7 +19,7 @@ from storage.snapshots import PartEntry, Snapshot, commit_part, part_path, shard
 
 if TYPE_CHECKING:
     from pipelines.grouping import Reject
-    from pipelines.ingest import PlannedUnit
+    from pipelines.plan import PlannedUnit
 
 INPUTS_SCHEMA = pa.schema(
     [

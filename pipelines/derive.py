@@ -21,8 +21,8 @@ import pyarrow as pa
 from pipelines.catalog import open_snapshot
 from pipelines.column_codec import EXT, pack_array
 from pipelines.executors import Executor, run_jobs
-from pipelines.ingest import Progress
 from pipelines.keys import sample_id
+from pipelines.plan import Progress
 from pipelines.producers import PRODUCERS, Stored, column_spec
 from preprocessing.errors import DecodeError
 from storage.columns import ColumnSpec, column_path, part_state, write_column_spec

@@ -1,50 +1,37 @@
-"""Raw files to a new part and snapshot: planned from the inputs alone, written shard by shard,
-committed last.
+"""Raw files to a new part and snapshot: planned, written shard by shard, committed last.
 
-The plan (units, their order, their cut into shards, the part's name) is a function of the raw
-bytes and the
-spec, so an ingest that was killed finds its finished shards by their records and ends in the same
-bytes.
+The plan is a function of the inputs alone, so a killed ingest finds its finished shards by
+their records and ends in the same bytes.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-from pipelines.books import Books, close_books, known_inputs, write_part
-from pipelines.encode import encode_unit
+from pipelines.books import Books, close_books, write_part
+from pipelines.encode import NewSample, encode_unit
 from pipelines.executors import Executor, run_jobs
-from pipelines.grouping import Reject, Unit, group_files
+from pipelines.grouping import Reject
 from pipelines.ingest_spec import IngestSpec
 from pipelines.keys import sample_key
-from pipelines.sources import RawFile, list_source, read_files
+from pipelines.plan import (
+    IngestPlan,
+    PlannedUnit,
+    Progress,
+    group_hash,
+    group_of,
+    plan_ingest,
+)
+from pipelines.sources import read_files
 from preprocessing.errors import DecodeError
 from preprocessing.statistics import Moments
-from storage.fingerprint import canonical_json, fingerprint, sha256_hex
+from storage.fingerprint import canonical_json, sha256_hex
 from storage.fs import Store
 from storage.shards import Sample, pack_shard
-from storage.snapshots import Snapshot, check_name, part_path, read_snapshot, shard_name
-
-HASH_BLOCK_BYTES = 64 * 2**20
-Progress = Callable[[str, int, int], None]
-"Called with (what, done, total)."
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedUnit:
-    """A unit with the hashes of its bytes."""
-
-    unit: Unit
-    hashes: tuple[str, ...]
-
-    @property
-    def content_hash(self) -> str:
-        """What makes the unit a duplicate of another: its bytes, and which channel each file is."""
-        if len(self.hashes) == 1 and not self.unit.channels:
-            return self.hashes[0]
-        return fingerprint(dict(zip(self.unit.channels, self.hashes, strict=True)))
+from storage.snapshots import part_path, read_snapshot, shard_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,167 +47,43 @@ class ShardJob:
     heldout_below: int
 
 
-@dataclass(frozen=True, slots=True)
-class IngestPlan:
-    """What an ingest will do: a pure function of its inputs, its spec and the snapshot it adds
-    to."""
+@dataclass(slots=True)
+class _Outcomes:
+    """What became of the units of one shard."""
 
-    dataset: str
-    part: str
-    spec: IngestSpec
-    chunks: tuple[tuple[PlannedUnit, ...], ...]
-    rejects: tuple[Reject, ...]
-    duplicates: tuple[tuple[PlannedUnit, str], ...]
-    "units whose content is in the dataset already, each with where"
-    skipped: int
-    inputs: int
-    heldout_below: int
+    samples: list[Sample] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    written: list[list[str]] = field(default_factory=list)
+    rejects: list[dict[str, Any]] = field(default_factory=list)
+    moments: Moments = field(default_factory=Moments.empty)
 
+    def write(self, planned: PlannedUnit, new: Sequence[NewSample], heldout_below: int) -> None:
+        """Take the samples of a unit."""
+        group, first = group_of(planned), planned.unit.files[0]
+        about = {
+            "source": first.uri,
+            "content_hash": planned.content_hash,
+            "group": group,
+            "split": "heldout" if group_hash(group) < heldout_below else "train",
+            "label": first.label,
+        }
+        for index, sample in enumerate(new):
+            encoded, metadata = sample.encoded, {**sample.metadata, "label": first.label}
+            key = sample_key(planned.unit, planned.content_hash, index)
+            self.samples.append(Sample(key, encoded.ext, encoded.payload, metadata))
+            self.moments = self.moments.merge(sample.moments)
+            shown = {"shape": list(encoded.shape), "dtype": encoded.dtype, "score": sample.score}
+            self.rows.append({**about, **shown, "metadata": canonical_json(metadata).decode()})
+        pairs = zip(planned.unit.files, planned.hashes, strict=True)
+        self.written += [[file.uri, digest] for file, digest in pairs]
 
-def _hash_files(files: tuple[RawFile, ...]) -> list[str | None]:
-    """Return the SHA-256 of each file's bytes; None for a file that a list names and nobody has."""
-    present = [file for file in files if file.size >= 0]
-    found = {file.uri: sha256_hex(data) for file, data in read_files(present)}
-    return [found.get(file.uri) for file in files]
-
-
-def _blocks(files: Sequence[RawFile]) -> list[tuple[RawFile, ...]]:
-    """Cut a list of files into runs of about equal bytes; members of one tar stay together."""
-    blocks: list[list[RawFile]] = []
-    size = HASH_BLOCK_BYTES
-    for file in files:
-        same_tar = bool(blocks) and bool(file.member) and blocks[-1][-1].name == file.name
-        if (size >= HASH_BLOCK_BYTES or len(blocks[-1]) >= 4096) and not same_tar:
-            blocks.append([])
-            size = 0
-        blocks[-1].append(file)
-        size += max(file.size, 0)
-    return [tuple(block) for block in blocks]
-
-
-def _cut(units: Sequence[PlannedUnit], shard_size: int) -> tuple[tuple[PlannedUnit, ...], ...]:
-    """Cut the units into shards of about `shard_size` raw bytes."""
-    chunks: list[list[PlannedUnit]] = []
-    size = shard_size
-    for unit in units:
-        if size >= shard_size:
-            chunks.append([])
-            size = 0
-        chunks[-1].append(unit)
-        size += sum(file.size for file in unit.unit.files)
-    return tuple(tuple(chunk) for chunk in chunks)
-
-
-def group_of(planned: PlannedUnit) -> str:
-    """Return what must not be split between training and held-out data: the video, the well, the
-    scene."""
-    fields = planned.unit.fields
-    well = [f"{name}={fields[name]}" for name in ("plate", "well", "scene") if fields.get(name)]
-    return ",".join(well) or planned.content_hash
-
-
-def group_hash(group: str) -> int:
-    """Return the place of a group on the line from 0 to 2^53 that the held-out share cuts."""
-    return int(fingerprint(group)[:13], 16) * 2
-
-
-def _heldout_below(units: Sequence[PlannedUnit], spec: IngestSpec, current: Snapshot | None) -> int:
-    """Return the cut below which groups are held out; a dataset keeps the cut of its first part.
-
-    The share of a small first part can fall on no group at all; then its lowest group is held out,
-    so that
-    there is a held-out loss from the beginning.
-    """
-    if current is not None:
-        return int(str(current.settings["heldout_below"]))
-    groups = sorted({group_hash(group_of(unit)) for unit in units})
-    below = int(spec.heldout * 2**53)
-    if spec.heldout and len(groups) > 1 and groups[0] >= below:
-        return groups[0] + 1
-    return below
-
-
-def plan_ingest(
-    store: Store,
-    sources: Sequence[str],
-    dataset: str,
-    spec: IngestSpec,
-    executor: Executor,
-    *,
-    retry_rejects: bool = False,
-    progress: Progress | None = None,
-) -> IngestPlan:
-    """List, hash, group and cut the raw files of the sources.
-
-    Raises:
-        FileNotFoundError: a source does not exist.
-        ValueError: a bad dataset name or pattern.
-    """
-    check_name(dataset)
-    files = [file for source in sources for file in list_source(source, labels=spec.labels)]
-    files = list({file.uri: file for file in files}.values())
-    hashes = _hash_all(files, executor, progress)
-    current = read_snapshot(store, dataset)
-    known = known_inputs(store, current, retry_rejects=retry_rejects)
-    fresh = [file for file in files if (file.uri, hashes[file.uri] or "") not in known.files]
-    units, rejects = group_files(fresh, spec.pattern, spec.channels)
-    missing = [
-        Reject(file.uri, "decode_error", "listed, but there is no such file")
-        for file in fresh
-        if hashes[file.uri] is None
-    ]
-    gone = {reject.uri for reject in missing}
-    rejects = [replace(r, content_hash=hashes[r.uri] or "") for r in rejects if r.uri not in gone]
-    planned = [
-        PlannedUnit(unit, tuple(str(hashes[file.uri]) for file in unit.files))
-        for unit in units
-        if not gone & {file.uri for file in unit.files}
-    ]
-    unique, duplicates = _split_duplicates(planned, known.units)
-    total = sum(file.size for unit in unique for file in unit.unit.files)
-    heldout_below = _heldout_below(unique, spec, current)
-    content = [[unit.content_hash, unit.unit.files[0].path] for unit in unique]
-    named = {"spec": spec.to_json(), "units": content, "heldout_below": heldout_below}
-    named["others"] = [[r.uri, r.reason_class] for r in rejects + missing]
-    named["duplicates"] = [unit.content_hash for unit, _ in duplicates]
-    return IngestPlan(
-        dataset=dataset,
-        part=fingerprint(named)[:16],
-        spec=spec,
-        chunks=_cut(unique, spec.shard_bytes(total)),
-        rejects=tuple(rejects + missing),
-        duplicates=tuple(duplicates),
-        skipped=len(files) - len(fresh),
-        inputs=len(files),
-        heldout_below=heldout_below,
-    )
-
-
-def _hash_all(
-    files: Sequence[RawFile], executor: Executor, progress: Progress | None
-) -> dict[str, str | None]:
-    blocks = _blocks(files)
-    hashes: dict[str, str | None] = {}
-    for index, result, _ in run_jobs(_hash_files, blocks, executor):
-        hashes.update(zip((file.uri for file in blocks[index]), result, strict=True))
-        if progress:
-            progress("hash files", len(hashes), len(files))
-    return hashes
-
-
-def _split_duplicates(
-    planned: Sequence[PlannedUnit], known: dict[str, str]
-) -> tuple[list[PlannedUnit], list[tuple[PlannedUnit, str]]]:
-    """Separate the units whose content comes for the first time from those that repeat it."""
-    seen = dict(known)
-    unique, duplicates = [], []
-    for unit in planned:
-        first = seen.setdefault(unit.content_hash, unit.unit.files[0].uri)
-        if first != unit.unit.files[0].uri or unit.content_hash in known:
-            duplicates.append((unit, first))
-        else:
-            unique.append(unit)
-    return unique, duplicates
+    def reject(self, planned: PlannedUnit, sizes: Sequence[int], error: DecodeError) -> None:
+        """Refuse all files of a unit for one cause."""
+        reason = error.reason_class, error.detail
+        self.rejects += [
+            asdict(Reject(file.uri, *reason, digest, size))
+            for file, digest, size in zip(planned.unit.files, planned.hashes, sizes, strict=True)
+        ]
 
 
 def record_path(part: str, shard: int) -> str:
@@ -228,64 +91,37 @@ def record_path(part: str, shard: int) -> str:
     return f"{part}/records/{shard_name(shard).removesuffix('.tar')}.json"
 
 
-def write_chunk(job: ShardJob) -> dict[str, object]:
+def write_chunk(job: ShardJob) -> dict[str, Any]:
     """Write one shard and, after it, its record; a shard that has its record already is not
     written again."""
     store = Store(job.store)
     record_at, shard_at = record_path(job.part, job.shard), f"{job.part}/{shard_name(job.shard)}"
     if store.exists(record_at):
-        record: dict[str, object] = json.loads(store.read(record_at))
-        if not record["bytes"] or (
-            store.exists(shard_at) and store.size(shard_at) == record["bytes"]
-        ):
+        record: dict[str, Any] = json.loads(store.read(record_at))
+        whole = store.exists(shard_at) and store.size(shard_at) == record["bytes"]
+        if whole or not record["bytes"]:
             return {**record, "reused": True}
-    samples, rows, outcomes, rejects = [], [], [], []
-    moments = Moments.empty()
+    done = _Outcomes()
     for planned, blobs in _read_units(job.units):
-        uris = [file.uri for file in planned.unit.files]
+        _check_unchanged(planned, blobs)
         try:
-            _check_unchanged(planned, blobs)
             new = list(encode_unit(planned.unit, blobs, job.spec))
         except DecodeError as error:
-            rejects += [
-                asdict(Reject(uri, error.reason_class, error.detail, digest, len(blob)))
-                for uri, digest, blob in zip(uris, planned.hashes, blobs, strict=True)
-            ]
-            continue
-        group = group_of(planned)
-        split = "heldout" if group_hash(group) < job.heldout_below else "train"
-        for index, sample in enumerate(new):
-            metadata = {**sample.metadata, "label": planned.unit.files[0].label}
-            key = sample_key(planned.unit, planned.content_hash, index)
-            encoded = sample.encoded
-            samples.append(Sample(key, encoded.ext, encoded.payload, metadata))
-            moments = moments.merge(sample.moments)
-            rows.append(
-                {
-                    "shape": list(encoded.shape),
-                    "dtype": encoded.dtype,
-                    "source": uris[0],
-                    "content_hash": planned.content_hash,
-                    "group": group,
-                    "split": split,
-                    "label": planned.unit.files[0].label,
-                    "score": sample.score,
-                    "metadata": canonical_json(metadata).decode(),
-                }
-            )
-        outcomes += [[uri, digest] for uri, digest in zip(uris, planned.hashes, strict=True)]
-    data, places = pack_shard(samples) if samples else (b"", [])
+            done.reject(planned, [len(blob) for blob in blobs], error)
+        else:
+            done.write(planned, new, job.heldout_below)
+    data, places = pack_shard(done.samples) if done.samples else (b"", [])
     record = {
         "shard": job.shard,
-        "samples": len(samples),
+        "samples": len(done.samples),
         "bytes": len(data),
         "sha256": sha256_hex(data),
-        "rows": [{**asdict(place), **row} for place, row in zip(places, rows, strict=True)],
-        "written": outcomes,
-        "rejects": rejects,
-        "moments": moments.to_json(),
+        "rows": [{**asdict(place), **row} for place, row in zip(places, done.rows, strict=True)],
+        "written": done.written,
+        "rejects": done.rejects,
+        "moments": done.moments.to_json(),
     }
-    if samples:
+    if done.samples:
         store.write(shard_at, data)
     store.write(record_at, canonical_json(record))
     return record

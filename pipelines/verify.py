@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.catalog import open_snapshot
-from pipelines.ingest import Progress
+from pipelines.plan import Progress
 from pipelines.rows import place_of
 from storage.columns import ColumnError, column_path, list_columns, part_state
 from storage.fingerprint import sha256_hex

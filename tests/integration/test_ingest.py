@@ -203,7 +203,8 @@ def test_damage_is_named_by_sample(images: Path, tmp_path: Path) -> None:
 
 
 def test_a_worker_that_finds_its_record_writes_nothing(images: Path, tmp_path: Path) -> None:
-    from pipelines.ingest import ShardJob, plan_ingest
+    from pipelines.ingest import ShardJob
+    from pipelines.plan import plan_ingest
 
     store = open_store(tmp_path / "store")
     plan = plan_ingest(store, [str(images)], "photos", spec(), DIRECT)
