@@ -69,7 +69,7 @@ def run_demo(
     What an earlier demo on the same store has done is found there and not done again.
 
     Returns:
-        report (path), datasets, runs, seconds, redone (stages that had work to do) and table
+        report (path), datasets, runs, seconds, worked (stages that had something to do) and table
         (text).
     """
     from flows.report_data import write_report
@@ -110,7 +110,7 @@ def run_demo(
         "datasets": [f"demo_{modality}" for modality in modalities],
         "runs": [f"demo_{modality}_run" for modality in modalities],
         "seconds": seconds,
-        "redone": worked,
+        "worked": worked,
         "table": f"{text_table(heads, rows)}\n{ending}",
     }
 
