@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flows.report import render_report
 from flows.report_curves import Series
@@ -31,10 +32,13 @@ from flows.report_parts import (
 from flows.report_pictures import fitted, overlay_mask, stained, strip, true_colour
 from flows.report_samples import EXHIBIT, SHOWN_FRAMES, choose, column_section, thumbnails
 from pipelines.catalog import describe_dataset, describe_run, open_snapshot, read_rejects
+from pipelines.feed import open_heldout
 from preprocessing.statistics import Moments
 from storage.columns import list_columns
 from storage.fs import Store, open_store
 from storage.snapshots import Snapshot, list_datasets
+from training.pretrain import stream_of
+from training.recipe import make_recipe
 
 THUMBNAILS, EXAMPLES, MASKED, PICTURES = 16, 2, 3, 3
 
@@ -255,46 +259,42 @@ def _probe(probe: dict[str, Any]) -> ProbeRow:
 
 
 def _masks(store: Store, recipe: dict[str, Any]) -> tuple[Exhibit, ...]:
-    """Return held-out samples as the run saw them: the view, and the mask over it."""
-    from pipelines.feed import open_heldout
-    from training.pretrain import stream_of
-    from training.recipe import make_recipe
+    """Return held-out samples as the run saw them: the view, and the mask over it.
 
+    Those whose mask changes most over time come first: there motion shows.
+    """
     made = make_recipe(recipe)
-    stream = stream_of(made)
-    feed = open_heldout(store, stream)
+    feed = open_heldout(store, stream_of(made))
     if feed is None:
         return ()
-    batch = next(iter(feed))
     bands = [name for group in made.model.groups for name in group] or feed.channels
     edge = made.view.size // made.model.patch
-    exhibits = []
-    for pixels, masked in zip(
-        batch["pixels"].numpy()[:MASKED], batch["masked"].numpy(), strict=False
-    ):
-        frames = _as_frames(pixels, bands, recipe["modality"])
+    seen = []
+    for batch in feed:
         tokens = batch["visible"].shape[1] + batch["masked"].shape[1]
-        mask = np.zeros(tokens, bool)
-        mask[masked] = True
-        grid = mask.reshape(-1, edge, edge)
-        if pixels.ndim == 3:
-            frames = np.repeat(frames, len(grid), 0)
-        covered = overlay_mask(frames, grid)
-        steps = np.linspace(0, len(frames) - 1, min(len(frames), SHOWN_FRAMES)).round().astype(int)
-        rows = tuple(
-            Row(label=label, image=image(strip([fitted(shown[i], EXHIBIT) for i in steps])))
-            for label, shown in (("seen", frames), ("masked", covered))
-        )
-        exhibits.append(
-            Exhibit(
-                title=f"{recipe['mask']['kind']} mask, {recipe['mask']['ratio']:.0%} hidden",
-                rows=rows,
-            )
-        )
-    return tuple(exhibits)
+        for pixels, masked in zip(batch["pixels"].numpy(), batch["masked"].numpy(), strict=True):
+            mask = np.isin(np.arange(tokens), masked).reshape(-1, edge, edge)
+            seen.append((int((mask[0] != mask[-1]).sum()), pixels, mask))
+    seen.sort(key=lambda sample: -sample[0])
+    title = f"{made.mask.kind} mask, {made.mask.ratio:.0%} hidden"
+    return tuple(
+        Exhibit(title=title, rows=_masked_rows(_as_frames(pixels, bands, made.modality), mask))
+        for _, pixels, mask in seen[:MASKED]
+    )
 
 
-def _as_frames(pixels: Any, bands: list[str], modality: str) -> Any:
+def _masked_rows(frames: NDArray[np.uint8], mask: NDArray[np.bool_]) -> tuple[Row, ...]:
+    """Return the frames (T, H, W, 3), and below them the frames under their mask (t, h, w)."""
+    if len(frames) < len(mask):  # band groups: one picture, a mask a group
+        frames = np.repeat(frames, len(mask), 0)
+    steps = np.linspace(0, len(frames) - 1, min(len(frames), SHOWN_FRAMES)).round().astype(int)
+    return tuple(
+        Row(label=label, image=image(strip([fitted(shown[i], EXHIBIT) for i in steps])))
+        for label, shown in (("seen", frames), ("masked", overlay_mask(frames, mask)))
+    )
+
+
+def _as_frames(pixels: NDArray[Any], bands: list[str], modality: str) -> NDArray[np.uint8]:
     """Return batch pixels (C, H, W) or (C, T, H, W) as RGB frames (T, H, W, 3)."""
     if pixels.ndim == 4:
         return np.ascontiguousarray(pixels.transpose(1, 2, 3, 0))

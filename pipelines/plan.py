@@ -69,13 +69,12 @@ def plan_ingest(
 
     Raises:
         FileNotFoundError: a source does not exist.
-        ValueError: a bad dataset name or pattern.
+        ValueError: a bad dataset name or pattern, or a dataset of another modality.
     """
-    check_name(dataset)
+    current = _check_dataset(store, dataset, spec)
     listed = [file for source in sources for file in list_source(source, labels=spec.labels)]
     files = list({file.uri: file for file in listed}.values())
     hashes = _hash_all(files, executor, progress)
-    current = read_snapshot(store, dataset)
     known = known_inputs(store, current, retry_rejects=retry_rejects)
     fresh = [file for file in files if (file.uri, hashes[file.uri] or "") not in known.files]
     planned, rejects = _group(fresh, hashes, spec)
@@ -100,6 +99,17 @@ def plan_ingest(
         inputs=len(files),
         heldout_below=heldout_below,
     )
+
+
+def _check_dataset(store: Store, dataset: str, spec: IngestSpec) -> Snapshot | None:
+    """Return the snapshot that is added to, if there is one."""
+    current = read_snapshot(store, check_name(dataset))
+    if current is not None and current.settings["modality"] != spec.modality:
+        raise ValueError(
+            f"dataset {dataset!r}: holds {current.settings['modality']} samples, --modality is "
+            f"{spec.modality}. A dataset has one modality; choose another --dataset."
+        )
+    return current
 
 
 def _group(

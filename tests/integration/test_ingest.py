@@ -177,6 +177,24 @@ def test_a_field_without_a_channel_is_rejected(tmp_path: Path) -> None:
     assert report["samples"] == 5
 
 
+def test_a_dataset_has_one_modality(images: Path, tmp_path: Path) -> None:
+    store = open_store(tmp_path / "store")
+    ingest(store, [str(images)], "photos", spec(), DIRECT)
+    with pytest.raises(ValueError, match="holds image samples, --modality is video"):
+        ingest(store, [str(images)], "photos", spec(modality="video"), DIRECT)
+
+
+def test_a_list_names_files_and_labels(images: Path, tmp_path: Path) -> None:
+    names = sorted(str(p.relative_to(images)) for p in images.rglob("0*.*"))
+    rows = [f"{name},{number % 3}" for number, name in enumerate([*names, "gone.jpg"])]
+    (images / "list.csv").write_text("\n".join(["path,dose", *rows]))
+    store = open_store(tmp_path / "store")
+    report = ingest(store, [str(images / "list.csv")], "photos", spec(labels="dose"), DIRECT)
+    assert (report["inputs"], report["written"], report["rejects"]) == (13, 12, 1)
+    assert read_rejects(store, "photos")[0]["detail"] == "listed, but there is no such file"
+    assert {row["label"] for row in read_samples(store, "photos", 99)} == {"0", "1", "2"}
+
+
 def test_wells_are_never_split(tmp_path: Path) -> None:
     store = open_store(tmp_path / "store")
     raw = make_fields(tmp_path / "raw", wells=6)
