@@ -31,8 +31,9 @@ from flows.report_parts import (
 )
 from flows.report_pictures import fitted, overlay_mask, stained, strip, true_colour
 from flows.report_samples import EXHIBIT, SHOWN_FRAMES, choose, column_section, thumbnails
+from pipelines.batch import BatchBuilder
 from pipelines.catalog import describe_dataset, describe_run, open_snapshot, read_rejects
-from pipelines.feed import open_heldout
+from pipelines.rows import read_rows
 from preprocessing.statistics import Moments
 from storage.columns import list_columns
 from storage.fs import Store, open_store
@@ -41,6 +42,8 @@ from training.pretrain import stream_of
 from training.recipe import make_recipe
 
 THUMBNAILS, EXAMPLES, MASKED, PICTURES = 16, 2, 3, 3
+LOOKED_AT = 32
+"Samples among which the exhibits of masks are chosen."
 
 
 def write_report(store: str, names: Sequence[str], output: Path) -> Path:
@@ -259,27 +262,36 @@ def _probe(probe: dict[str, Any]) -> ProbeRow:
 
 
 def _masks(store: Store, recipe: dict[str, Any]) -> tuple[Exhibit, ...]:
-    """Return held-out samples as the run saw them: the view, and the mask over it.
+    """Return samples as the run saw them in its first epoch: the view, and the mask over it.
 
-    Those whose mask changes most over time come first: there motion shows.
+    Of the samples with the most motion, those whose mask changes most over time.
     """
     made = make_recipe(recipe)
-    feed = open_heldout(store, stream_of(made))
-    if feed is None:
-        return ()
-    bands = [name for group in made.model.groups for name in group] or feed.channels
+    stream = stream_of(made)
+    snapshot = open_snapshot(store, stream.dataset, stream.snapshot)
+    rows = read_rows(store, snapshot, None, stream.needed_columns())
+    scores = [
+        (-score, shard, row)
+        for shard, entry in enumerate(rows)
+        for row, score in enumerate(entry.table["score"].to_pylist())
+    ]
+    chosen = [(shard, row) for _, shard, row in sorted(scores)[:LOOKED_AT]]
+    batch = BatchBuilder(store.uri, stream, rows).build(chosen, epoch=0)
+    bands = [name for group in made.model.groups for name in group]
+    bands = bands or list(snapshot.settings["channels"])
     edge = made.view.size // made.model.patch
-    seen = []
-    for batch in feed:
-        tokens = batch["visible"].shape[1] + batch["masked"].shape[1]
-        for pixels, masked in zip(batch["pixels"].numpy(), batch["masked"].numpy(), strict=True):
-            mask = np.isin(np.arange(tokens), masked).reshape(-1, edge, edge)
-            seen.append((int((mask[0] != mask[-1]).sum()), pixels, mask))
-    seen.sort(key=lambda sample: -sample[0])
+    tokens = np.arange(batch["visible"].shape[1] + batch["masked"].shape[1])
+    masks = [np.isin(tokens, ids).reshape(-1, edge, edge) for ids in batch["masked"].numpy()]
+    moving = sorted(range(len(masks)), key=lambda i: -int((masks[i][0] != masks[i][-1]).sum()))
     title = f"{made.mask.kind} mask, {made.mask.ratio:.0%} hidden"
     return tuple(
-        Exhibit(title=title, rows=_masked_rows(_as_frames(pixels, bands, made.modality), mask))
-        for _, pixels, mask in seen[:MASKED]
+        Exhibit(
+            title=title,
+            rows=_masked_rows(
+                _as_frames(batch["pixels"][i].numpy(), bands, made.modality), masks[i]
+            ),
+        )
+        for i in moving[:MASKED]
     )
 
 

@@ -31,6 +31,7 @@ _NEEDED = [
     "label",
     "metadata",
     "shape",
+    "score",
 ]
 
 
