@@ -55,16 +55,17 @@ class _Lines:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.began: dict[str, float] = {}
+        self.first: dict[str, tuple[float, int]] = {}
         self.told: dict[str, float] = {}
 
     def __call__(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
-        began = self.began.setdefault(what, now)
+        # What a resumed run had done before does not count into its rate.
+        began, before = self.first.setdefault(what, (now, done - 1))
         last = self.told.get(what, began - LINE_SECONDS + QUIET_SECONDS)
         if now - last < LINE_SECONDS:
             return
         self.told[what] = now
-        rate = done / max(now - began, 1e-9)
-        left = f"{(total - done) / rate:.0f} s left" if rate else "time left unknown"
+        rate = (done - before) / (now - began)
+        left = f"{(total - done) / rate:.0f} s left"
         self.console.print(f"{what}: {done}/{total}, {rate:.3g}/s, {left}", highlight=False)
