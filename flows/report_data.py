@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +28,6 @@ from flows.report_parts import (
     RunSection,
     Table,
     image,
-    image_of_png,
 )
 from flows.report_pictures import fitted, overlay_mask, stained, strip, true_colour
 from flows.report_samples import EXHIBIT, SHOWN_FRAMES, choose, column_section, thumbnails
@@ -42,6 +42,7 @@ from training.pretrain import stream_of
 from training.recipe import make_recipe
 
 THUMBNAILS, EXAMPLES, MASKED, PICTURES = 16, 2, 3, 3
+DRAWN = "input, masked, reconstruction"
 LOOKED_AT = 32
 "Samples among which the exhibits of masks are chosen."
 
@@ -242,12 +243,15 @@ def _pictures(store: Store, name: str) -> tuple[Image, ...]:
     ]
     chosen = paths[:1] + paths[-(PICTURES - 1) :] if len(paths) > PICTURES else paths
     return tuple(
-        image_of_png(
-            store.read(path),
-            f"step {int(Path(path).stem.removeprefix('step-'))}: input, masked, reconstruction",
-        )
+        image(_rgb(store.read(path)), f"step {int(Path(path).stem.removeprefix('step-'))}: {DRAWN}")
         for path in chosen
     )
+
+
+def _rgb(png: bytes) -> NDArray[np.uint8]:
+    """Return the pixels of a PNG: stored again as WebP it is a tenth of the bytes."""
+    pixels = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB)
+    return np.asarray(pixels, np.uint8)
 
 
 def _probe(probe: dict[str, Any]) -> ProbeRow:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import struct
 from dataclasses import dataclass, field
 
 import cv2
@@ -22,7 +21,7 @@ class Image:
 
     data: bytes
     media: str
-    "image/webp or image/png"
+    "image/webp"
     width: int
     height: int
     caption: str = ""
@@ -46,18 +45,6 @@ def image(
     return Image(
         data=data, media="image/webp", width=width, height=height, caption=caption, sharp=sharp
     )
-
-
-def image_of_png(data: bytes, caption: str = "") -> Image:
-    """Take a PNG as it is, such as the pictures that a run left.
-
-    Raises:
-        ValueError: not a PNG.
-    """
-    if data[:8] != b"\x89PNG\r\n\x1a\n":
-        raise ValueError(f"image_of_png: starts with {data[:8]!r}. A PNG file was expected.")
-    width, height = struct.unpack(">II", data[16:24])
-    return Image(data=data, media="image/png", width=width, height=height, caption=caption)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
