@@ -129,4 +129,9 @@ def test_two_ranks_train_as_one_that_accumulates(store: Store) -> None:
     assert json.loads(done.stdout)["step"] == 6
     first, second = weights(store, "one"), weights(store, "two")
     for name, value in first.items():
-        torch.testing.assert_close(second[name], value, rtol=1e-4, atol=1e-5)
+        other = second[name]
+        if name.endswith("qkv.bias"):
+            # A key bias moves no attention: its gradient is rounding alone, which Adam enlarges.
+            value[len(value) // 3 : 2 * len(value) // 3] = 0
+            other[len(value) // 3 : 2 * len(value) // 3] = 0
+        torch.testing.assert_close(other, value, rtol=1e-4, atol=1e-5)

@@ -45,7 +45,12 @@ def test_accumulation_is_the_same_step(trainer: Make, batches: Serve) -> None:
         take_step(whole, one)
         take_step(parts, two)
     for name, value in whole.model.state_dict().items():
-        torch.testing.assert_close(parts.model.state_dict()[name], value, rtol=1e-3, atol=1e-4)
+        other = parts.model.state_dict()[name]
+        if name.endswith("qkv.bias"):
+            # A key bias moves no attention: its gradient is rounding alone, which Adam enlarges.
+            value[len(value) // 3 : 2 * len(value) // 3] = 0
+            other[len(value) // 3 : 2 * len(value) // 3] = 0
+        torch.testing.assert_close(other, value, rtol=1e-3, atol=1e-4)
 
 
 def test_loss_falls_and_lines_tell_it(trainer: Make, batches: Serve, hooks: MakeHooks) -> None:
