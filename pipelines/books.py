@@ -7,19 +7,17 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
+from pipelines.grouping import Reject
 from pipelines.ingest_spec import IngestSpec
+from pipelines.plan import PlannedUnit
 from preprocessing.statistics import Moments
 from storage.fs import Store
-from storage.manifest import MANIFEST_SCHEMA, REJECTS_SCHEMA, read_table, write_table
+from storage.manifest import MANIFEST_SCHEMA, REJECTS_SCHEMA, write_table
 from storage.snapshots import PartEntry, Snapshot, commit_part, part_path, shard_name
-
-if TYPE_CHECKING:
-    from pipelines.grouping import Reject
-    from pipelines.plan import PlannedUnit
 
 INPUTS_SCHEMA = pa.schema(
     [
@@ -198,35 +196,3 @@ def _statistics(books: Books) -> dict[str, Any]:
         "splits": dict(sorted(splits.items())),
         "labels": dict(labels.most_common(MOST_LABELS)),
     }
-
-
-@dataclass(frozen=True, slots=True)
-class KnownInputs:
-    """What the parts of a dataset have already taken in."""
-
-    files: frozenset[tuple[str, str]]
-    "(uri, content hash) of raw files with an outcome"
-    units: dict[str, str]
-    "content hash of each written unit, and where it came from"
-
-
-def known_inputs(store: Store, snapshot: Snapshot | None, *, retry_rejects: bool) -> KnownInputs:
-    """Read which raw files the parts of a snapshot have; rejected ones count as new when they are
-    retried."""
-    files: set[tuple[str, str]] = set()
-    units: dict[str, str] = {}
-    for entry in snapshot.parts if snapshot else ():
-        folder = part_path(snapshot.dataset, entry.part)  # type: ignore[union-attr]
-        for row in read_table(store, f"{folder}/inputs.parquet").to_pylist():
-            if not (retry_rejects and row["outcome"] == "rejected"):
-                files.add((row["uri"], row["content_hash"]))
-        manifest = read_table(
-            store,
-            f"{folder}/manifest.parquet",
-            entry.manifest_sha256,
-            columns=["content_hash", "source"],
-        )
-        units.update(
-            zip(*(manifest[name].to_pylist() for name in ("content_hash", "source")), strict=True)
-        )
-    return KnownInputs(frozenset(files), units)

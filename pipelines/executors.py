@@ -10,6 +10,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import TypeVar
 
+from pipelines.worker import traced
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
@@ -48,23 +50,6 @@ def run_jobs(
             yield index, function(job), os.getpid()
     else:
         yield from _run_in_processes(function, jobs, executor.workers)
-
-
-def traced(function: Callable[[Job], Result], job: Job) -> tuple[Result, int]:
-    """Run a job with one thread for each library, and tell which process did."""
-    use_one_thread()
-    return function(job), os.getpid()
-
-
-def use_one_thread() -> None:
-    """Keep OpenCV, and torch if it is loaded, to one thread: parallelism is over jobs."""
-    import sys
-
-    import cv2
-
-    cv2.setNumThreads(1)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)
 
 
 def _run_in_processes(

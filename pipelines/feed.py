@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipelines.batch import Batch, BatchBuilder
 from pipelines.catalog import open_snapshot
-from pipelines.executors import use_one_thread
 from pipelines.order import Order, default_lanes, remainder
 from pipelines.rows import ShardRows, read_rows, shard_sizes
 from pipelines.stream import StreamConfig
+from pipelines.worker import use_one_thread
 from preprocessing.masks import MaskConfig
 from preprocessing.statistics import Moments
 from storage.fs import Store

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from pipelines.books import known_inputs
 from pipelines.executors import Executor, run_jobs
 from pipelines.grouping import Reject, Unit, group_files
 from pipelines.ingest_spec import IngestSpec
+from pipelines.known import known_inputs
 from pipelines.sources import RawFile, list_source, read_files
 from storage.fingerprint import fingerprint, sha256_hex
 from storage.fs import Store

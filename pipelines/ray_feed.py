@@ -19,9 +19,9 @@ import torch
 from ray.data import DataContext
 
 from pipelines.batch import Batch, BatchBuilder
-from pipelines.executors import use_one_thread
 from pipelines.order import Order
 from pipelines.ray_jobs import start_ray
+from pipelines.worker import use_one_thread
 
 FIRST_BATCH_SECONDS = 300.0
 "Deadline of the first batch; a cluster without room for readers would otherwise wait for ever."

@@ -12,7 +12,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 from ray.exceptions import RayTaskError
 
-from pipelines.executors import traced
+from pipelines.worker import traced
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")

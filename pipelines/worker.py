@@ -1,0 +1,26 @@
+"""What a process does that works for others, whoever started it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TypeVar
+
+import cv2
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+def traced(function: Callable[[Job], Result], job: Job) -> tuple[Result, int]:
+    """Run a job with one thread for each library, and tell which process did."""
+    use_one_thread()
+    return function(job), os.getpid()
+
+
+def use_one_thread() -> None:
+    """Keep OpenCV, and torch if it is loaded, to one thread: parallelism is over jobs."""
+    cv2.setNumThreads(1)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
