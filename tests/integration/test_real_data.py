@@ -13,6 +13,7 @@ from pipelines.executors import Executor
 from pipelines.ingest import ingest
 from pipelines.ingest_spec import IngestSpec
 from pipelines.verify import verify
+from storage.fingerprint import checksum
 from storage.fs import open_store
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -48,7 +49,7 @@ def test_real_files_become_shards_that_anyone_reads(name: str, tmp_path: Path) -
     for sample in webdataset.WebDataset(shards, shardshuffle=False, empty_check=False):
         row = rows[sample["__key__"]]
         seen += 1
-        assert len(sample[row["ext"]]) == row["size"]
+        assert checksum(sample[row["ext"]]) == row["checksum"]
         if name == "photos":
             assert sample[row["ext"]] == Path(row["source"]).read_bytes()
     assert seen == report["samples"] == len(rows)
