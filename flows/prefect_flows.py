@@ -27,9 +27,8 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from flows import stages
-from storage.fs import StoreError
 
-TRANSIENT = (ConnectionError, TimeoutError, StoreError)
+TRANSIENT = (ConnectionError, TimeoutError)
 
 
 def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:

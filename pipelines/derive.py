@@ -25,7 +25,7 @@ from pipelines.keys import sample_id
 from pipelines.plan import Progress
 from pipelines.producers import PRODUCERS, Stored, column_spec
 from preprocessing.errors import DecodeError
-from storage.columns import ColumnSpec, column_path, part_state, write_column_spec
+from storage.columns import ColumnSpec, column_path, list_columns, part_state, write_column_spec
 from storage.fingerprint import canonical_json
 from storage.fs import Store
 from storage.manifest import INDEX_SCHEMA, read_table, write_table
@@ -213,8 +213,6 @@ def why(
 ) -> list[dict[str, Any]]:
     """Explain, a line a part, whether a column with these parameters is there, and if not what
     differs."""
-    from storage.columns import list_columns
-
     snapshot = open_snapshot(store, dataset)
     wanted = column_spec(column, parameters)
     others = [spec for spec in list_columns(store, dataset) if spec.column == column]

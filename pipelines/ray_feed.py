@@ -9,8 +9,9 @@ description and order is preserved, so the stream is the local one, whoever comp
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Iterator
+import queue
+import threading
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from pipelines.order import Order
 from pipelines.ray_jobs import start_ray
 from pipelines.worker import use_one_thread
 
+Row = dict[str, Any]
 FIRST_BATCH_SECONDS = 300.0
 "Deadline of the first batch; a cluster without room for readers would otherwise wait for ever."
 ACTOR_CPUS = 0.5
@@ -82,15 +84,8 @@ class RayStream:
             )
             .iter_rows()
         )
-        began = time.monotonic()
-        for number, row in zip(numbers, stream, strict=True):
-            if first and time.monotonic() - began > FIRST_BATCH_SECONDS:
-                raise TimeoutError(
-                    f"ray feed: batch {number} took {time.monotonic() - began:.0f} s, "
-                    f"{FIRST_BATCH_SECONDS:.0f} s are "
-                    "allowed. Look at the cluster's free CPUs, or use --feed local."
-                )
-            first = False
+        rows = first_within(stream, FIRST_BATCH_SECONDS) if first else stream
+        for number, row in zip(numbers, rows, strict=True):
             if int(row.pop("number")) != number:
                 raise RuntimeError(
                     f"ray feed: got another batch than {number}. The order was lost; report this."
@@ -105,6 +100,35 @@ class RayStream:
             "shards": [shard for shard, _ in places],
             "rows": [row for _, row in places],
         }
+
+
+def first_within(stream: Iterable[Row], seconds: float) -> Iterator[Row]:
+    """Pass a stream on, waiting for its first item no longer than `seconds`.
+
+    Raises:
+        TimeoutError: the first item did not come.
+    """
+    source = iter(stream)
+    answers: queue.Queue[Row | Exception] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            answers.put(next(source))
+        except Exception as error:  # handed to the caller, whatever it is
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(
+            f"ray feed: no first batch after {seconds:g} s. Look at the cluster's free CPUs, "
+            "or use --feed local."
+        ) from None
+    if isinstance(answer, Exception):
+        raise answer
+    yield answer
+    yield from source
 
 
 def check_room(actors: int) -> None:

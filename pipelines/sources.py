@@ -12,7 +12,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from pyarrow import csv, parquet
@@ -76,17 +76,13 @@ def list_source(source: str, *, labels: str = "") -> list[RawFile]:
                 f"{source}: no such file, and no files below it. Check the path or the URI."
             )
     if labels == "parent":
-        files = [_with_label(file, PurePosixPath(file.path).parent.name) for file in files]
+        files = [replace(file, label=PurePosixPath(file.path).parent.name) for file in files]
     elif labels:
         raise ValueError(
             f"--labels {labels}: {source} is not a list of files, so it has no columns. "
             "Use '--labels parent', or a CSV, Parquet or JSONL list."
         )
     return sorted(files, key=lambda file: (file.name, file.member))
-
-
-def _with_label(file: RawFile, label: str) -> RawFile:
-    return RawFile(file.root, file.name, file.size, file.member, label)
 
 
 def _list_tar(store: Store, name: str) -> list[RawFile]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -88,7 +89,7 @@ def test_batches_are_complete(name: str, store: Store) -> None:
     pixels = batch["pixels"]
     assert len(pixels) == 4
     assert pixels.dtype == (torch.uint8 if name in ("image", "video") else torch.float32)
-    assert pixels.shape[1] == (4 if name == "nothing" else {"satellite": 3}.get(name, 3))
+    assert pixels.shape[1] == 3
     tokens = batch["visible"].shape[1] + batch["masked"].shape[1]
     for seen, hidden in zip(batch["visible"], batch["masked"], strict=True):
         assert sorted(torch.cat([seen, hidden]).tolist()) == list(range(tokens))
@@ -118,6 +119,21 @@ def test_the_ray_feed_gives_the_same_batches(name: str, store: Store) -> None:
     by_ray = list(open_feed(store, STREAMS[name], start=1, stop=4, kind="ray"))
     assert len(local) == len(by_ray) == 3
     assert all(same(got, wanted) for got, wanted in zip(by_ray, local, strict=True))
+
+
+@pytest.mark.ray
+def test_a_first_batch_that_never_comes_is_given_up() -> None:
+    import threading
+
+    from pipelines.ray_feed import first_within
+
+    def never() -> Iterator[dict[str, int]]:
+        threading.Event().wait(30)
+        yield {}
+
+    with pytest.raises(TimeoutError, match=r"no first batch after 0\.1 s"):
+        next(first_within(never(), 0.1))
+    assert list(first_within([{"a": 1}, {"a": 2}], 5)) == [{"a": 1}, {"a": 2}]
 
 
 def test_an_epoch_holds_every_training_sample_once(store: Store) -> None:

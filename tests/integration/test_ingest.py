@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import webdataset
 
+from pipelines.books import Books, BooksError, close_books
 from pipelines.catalog import read_rejects, read_samples
 from pipelines.executors import Executor
 from pipelines.ingest import ingest, write_chunk
@@ -175,6 +176,11 @@ def test_a_field_without_a_channel_is_rejected(tmp_path: Path) -> None:
     )
     assert report["reasons"] == {"incomplete_channels": 2}
     assert report["samples"] == 5
+
+
+def test_books_that_do_not_close_are_refused() -> None:
+    with pytest.raises(BooksError, match=r"5 raw files went in, but .* = 3"):
+        close_books(Books.of(5, 3, [], [], []), "photos")
 
 
 def test_a_dataset_has_one_modality(images: Path, tmp_path: Path) -> None:
