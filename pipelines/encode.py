@@ -7,7 +7,7 @@ is a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +17,11 @@ from pipelines.ingest_spec import IngestSpec
 from preprocessing import images, rasters, videos
 from preprocessing.encoded import Encoded
 from preprocessing.errors import DecodeError
+from preprocessing.source import Source
 from preprocessing.statistics import Moments, measure
+
+MAX_IMAGE_BYTES = 2**28
+"A compressed image is decoded whole; larger files are scenes or videos."
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,34 +34,37 @@ class NewSample:
     score: float = 0.0
 
 
-def encode_unit(unit: Unit, blobs: list[bytes], spec: IngestSpec) -> Iterator[NewSample]:
-    """Yield the samples of a unit.
+def encode_unit(unit: Unit, sources: Sequence[Source], spec: IngestSpec) -> Iterator[NewSample]:
+    """Yield the samples of a unit, one at a time; an error may come after some of them.
 
     Args:
         unit: the raw files that belong together.
-        blobs: their bytes, in the unit's order.
+        sources: their bytes, in the unit's order.
 
     Raises:
         DecodeError: a file cannot be decoded whole, or the files do not fit together.
     """
-    if any(not blob for blob in blobs):
-        empty = unit.files[[bool(blob) for blob in blobs].index(False)]
-        raise DecodeError("empty_file", f"{empty.path} has 0 bytes")
+    for file, source in zip(unit.files, sources, strict=True):
+        if not source:
+            raise DecodeError("empty_file", f"{file.path} has 0 bytes")
     match spec.modality:
         case "image":
-            yield _encode_image(blobs[0], spec)
+            yield _encode_image(sources[0], spec)
         case "video":
-            yield from _encode_video(blobs[0], spec)
+            yield from _encode_video(unit, sources[0], spec)
         case _:
-            yield from _encode_raster(unit, blobs, spec)
+            yield from _encode_raster(unit, sources, spec)
 
 
-def _encode_image(data: bytes, spec: IngestSpec) -> NewSample:
-    encoded, pixels = images.encode_image(data, short_side=spec.resize or None)
+def _encode_image(source: Source, spec: IngestSpec) -> NewSample:
+    if len(source) > MAX_IMAGE_BYTES:
+        raise DecodeError("too_large", f"{len(source)} bytes; at most {MAX_IMAGE_BYTES}")
+    encoded, pixels = images.encode_image(source[:], short_side=spec.resize or None)
     return NewSample(encoded, {}, measure(pixels, channels_last=True))
 
 
-def _encode_video(data: bytes, spec: IngestSpec) -> Iterator[NewSample]:
+def _encode_video(unit: Unit, source: Source, spec: IngestSpec) -> Iterator[NewSample]:
+    data = source[:]
     index = videos.probe_video(data)
     stride = None if spec.fps else spec.stride
     clips = videos.plan_clips(index, frames=spec.frames, stride=stride, fps=spec.fps or None)
@@ -78,9 +85,9 @@ def _encode_video(data: bytes, spec: IngestSpec) -> Iterator[NewSample]:
         )
 
 
-def _encode_raster(unit: Unit, blobs: list[bytes], spec: IngestSpec) -> Iterator[NewSample]:
+def _encode_raster(unit: Unit, sources: Sequence[Source], spec: IngestSpec) -> Iterator[NewSample]:
     decode = rasters.decode_tiff if spec.modality == "microscopy" else rasters.decode_geotiff
-    pages = [decode(blob) for blob in blobs]
+    pages = [decode(source[:]) for source in sources]
     image = rasters.merge_channels(pages, unit.channels) if unit.channels else pages[0]
     if spec.channels and not unit.channels:
         image = _named(image, spec.channels)

@@ -27,6 +27,7 @@ from pipelines.plan import (
 )
 from pipelines.sources import read_files
 from preprocessing.errors import DecodeError
+from preprocessing.source import as_source
 from preprocessing.statistics import Moments
 from storage.fingerprint import canonical_json, sha256_hex
 from storage.fs import Store
@@ -105,7 +106,7 @@ def write_chunk(job: ShardJob) -> dict[str, Any]:
     for planned, blobs in _read_units(job.units):
         _check_unchanged(planned, blobs)
         try:
-            new = list(encode_unit(planned.unit, blobs, job.spec))
+            new = list(encode_unit(planned.unit, [as_source(blob) for blob in blobs], job.spec))
         except DecodeError as error:
             done.reject(planned, [len(blob) for blob in blobs], error)
         else:

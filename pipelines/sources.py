@@ -33,6 +33,8 @@ class RawFile:
     size: int
     member: str = ""
     label: str = ""
+    segments: tuple[tuple[float, float], ...] = ()
+    "(start, end) in seconds of a video; empty takes all of it"
 
     @property
     def uri(self) -> str:
