@@ -57,6 +57,16 @@ def make_fields(folder: Path, wells: int = 3, edge: int = 48) -> Path:
 FIELD_PATTERN = r"(?P<plate>P\d+)_(?P<well>[A-P]\d\d)_s(?P<site>\d+)_w\d_(?P<channel>\w+)\.tif$"
 
 
+def make_stacks(folder: Path, count: int = 3, edge: int = 48, channels: int = 3) -> Path:
+    """Write 16-bit microscopy fields whose channels are the pages of one TIFF."""
+    rng = np.random.default_rng(4)
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(count):
+        pixels = rng.integers(0, 4096, (channels, edge, edge)).astype(np.uint16)
+        tifffile.imwrite(folder / f"stack_{i}.tif", pixels, photometric="minisblack")
+    return folder
+
+
 def make_tiles(folder: Path, count: int = 6, edge: int = 32) -> Path:
     """Write 16-bit GeoTIFF tiles with four named bands, a CRS and nodata 0."""
     import rasterio
