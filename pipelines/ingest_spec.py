@@ -33,6 +33,13 @@ class IngestSpec:
     "share of valid pixels below which a tile is left out"
     channels: tuple[str, ...] = ()
     "channels or bands that each unit must have; by default those that the pattern finds"
+    cloud_band: str = ""
+    "satellite: the band of class codes that says which pixels are cloud; stored only if `channels`"
+    "names it"
+    cloud_values: tuple[int, ...] = (3, 8, 9, 10)
+    "its codes of cloud and cloud shadow; by default those of Sentinel-2's scene classification"
+    max_cloud: float = 1.0
+    "share of cloud among the valid pixels above which a tile is left out"
     heldout: float = 0.01
     "share of groups (videos, wells, scenes) that training never sees"
 
@@ -51,6 +58,10 @@ class IngestSpec:
             raise ValueError(
                 f"--overlap is {self.overlap}, --tile is {self.tile}; the overlap must be smaller."
             )
+        if not 0 <= self.max_cloud <= 1:
+            raise ValueError(f"--max-cloud is {self.max_cloud}; it is a share from 0 to 1.")
+        if self.max_cloud < 1 and not self.cloud_band:
+            raise ValueError("--max-cloud needs --cloud-band: the band that says what is cloud.")
         for name in ("heldout", "min_valid"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
@@ -64,4 +75,5 @@ class IngestSpec:
 
     def to_json(self) -> dict[str, object]:
         """Return what the part's fingerprint covers."""
-        return {**asdict(self), "channels": list(self.channels), "encoder": ENCODER_VERSION}
+        lists = {"channels": list(self.channels), "cloud_values": list(self.cloud_values)}
+        return {**asdict(self), **lists, "encoder": ENCODER_VERSION}
