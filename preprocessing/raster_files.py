@@ -31,6 +31,8 @@ _TAIL = 65536
 "bytes at the end among which a JPEG 2000 has its end marker, whatever boxes follow"
 MAX_VALUES = 2**30
 "values of one file, over all its pages; more are refused from the header"
+_NAME = "raster.tif"
+"GDAL puts it into errors, which rejects keep: a random name would give other bytes each time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +233,11 @@ def decode_geotiff(data: bytes) -> RasterImage:
         )
     options = {"GDAL_PAM_ENABLED": "NO", "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR"}
     try:
-        with warnings.catch_warnings(), rasterio.Env(**options), MemoryFile(data) as memory:
+        with (
+            warnings.catch_warnings(),
+            rasterio.Env(**options),
+            MemoryFile(data, filename=_NAME) as memory,
+        ):
             # That there is no georeference is in the result; it needs no warning.
             warnings.simplefilter("ignore", NotGeoreferencedWarning)
             with memory.open(driver=driver) as file:
