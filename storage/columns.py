@@ -42,7 +42,8 @@ class ColumnSpec:
     def to_json(self) -> bytes:
         """Return the bytes of `column.json`."""
         content = {name: getattr(self, name) for name in _FIELDS}
-        return canonical_json({**content, "format": FORMAT, "fingerprint": self.fingerprint})
+        content |= {"format": FORMAT, "fingerprint": self.fingerprint}
+        return canonical_json({**content, "checksum": fingerprint(content)})
 
 
 def column_path(dataset: str, column: str, column_fingerprint: str) -> str:

@@ -16,6 +16,7 @@ from storage.fingerprint import canonical_json, sha256_hex
 from storage.fs import Store
 
 VERSION = 1
+_FIELDS = ("version", "step", "bytes", "sha256")
 
 
 class CheckpointError(RuntimeError):
@@ -55,7 +56,7 @@ def read_checkpoint(
     """Return the state of a checkpoint; None takes the newest.
 
     Raises:
-        CheckpointError: there is none, or its bytes are not those that were written.
+        CheckpointError: there is none, or its bytes or its record are not those that were written.
     """
     steps = list_checkpoints(store, run)
     if not steps or (step is not None and step not in steps):
@@ -64,23 +65,51 @@ def read_checkpoint(
             f"ones: {steps}. "
             f"Train it with 'headrace pretrain RECIPE --run {run}'."
         )
-    path = checkpoint_path(run, steps[-1] if step is None else step)
-    record = json.loads(store.read(_record(path)))
-    if record["version"] != VERSION:
-        raise CheckpointError(
-            f"{path}: is of format {record['version']}, this code reads {VERSION}. Use the "
-            "headrace that wrote it."
-        )
-    data = store.read(path)
+    wanted = steps[-1] if step is None else step
+    path = checkpoint_path(run, wanted)
+    instead = (
+        f"Remove it and its record, then resume from {[s for s in steps if s != wanted]}"
+        if len(steps) > 1
+        else "Remove it and its record, then train again"
+    )
+    record = _read_record(store, path, wanted, instead)
+    try:
+        data = store.read(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: is missing, its record is there. {instead}.") from error
     if sha256_hex(data) != record["sha256"]:
         raise CheckpointError(
             f"{path}: its {len(data)} bytes are not the {record['bytes']} that were written "
-            "(SHA-256 differs). "
-            "Remove it and its record, then resume from "
-            f"{[s for s in steps if s != record['step']] or 'the start'}."
+            f"(SHA-256 differs). {instead}."
         )
     state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
     return state
+
+
+def _read_record(store: Store, path: str, step: int, instead: str) -> dict[str, Any]:
+    """Return the record of a checkpoint, every byte of it as it was written for this step.
+
+    Raises:
+        CheckpointError: damaged, of another step, or of another format.
+    """
+    text = store.read(_record(path))
+    try:
+        record: dict[str, Any] = json.loads(text)
+        version = record["version"]
+        same = canonical_json({name: record.get(name) for name in _FIELDS}) == text
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{_record(path)}: is damaged ({error}). {instead}.") from error
+    if version != VERSION:
+        raise CheckpointError(
+            f"{path}: is of format {version}, this code reads {VERSION}. Use the "
+            "headrace that wrote it."
+        )
+    if not same or record.get("step") != step:
+        raise CheckpointError(
+            f"{_record(path)}: says step {record.get('step')}, wanted {step}, or was changed. "
+            f"It was damaged or moved. {instead}."
+        )
+    return record
 
 
 def _record(path: str) -> str:
