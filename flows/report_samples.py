@@ -48,6 +48,8 @@ class Shown:
     """A sample that a report shows."""
 
     part: str
+    shard: str
+    "file name of its shard"
     row: dict[str, Any]
     "its manifest row"
     stored: NDArray[Any]
@@ -79,9 +81,10 @@ def choose(store: Store, snapshot: Snapshot, count: int) -> list[Shown]:
         )
         for place in order[: count - len(chosen)]:
             row = table.slice(place, 1).to_pylist()[0]
-            payload = _member(store, f"{folder}/shard-{row['shard']:06d}.tar", row)
+            shard = entry.shards[row["shard"]]["name"]
+            payload = _member(store, f"{folder}/{shard}", row)
             bands = json.loads(row["metadata"]).get("channels") or []
-            chosen.append(Shown(entry.part, row, decode_payload(row["ext"], payload), bands))
+            chosen.append(Shown(entry.part, shard, row, decode_payload(row["ext"], payload), bands))
     return chosen
 
 
@@ -134,7 +137,7 @@ def _value(store: Store, dataset: str, spec: ColumnSpec, sample: Shown) -> NDArr
     index = read_table(store, index_path(dataset, spec, sample.part))
     row = next(row for row in index.to_pylist() if row["key"] == sample.row["key"])
     folder = f"{column_path(dataset, spec.column, spec.fingerprint)}/{sample.part}"
-    return unpack_array(_member(store, f"{folder}/shard-{row['shard']:06d}.tar", row))
+    return unpack_array(_member(store, f"{folder}/{sample.shard}", row))
 
 
 def _row(label: str, pictures: list[NDArray[np.uint8]]) -> Row:

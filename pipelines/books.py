@@ -1,23 +1,23 @@
 """The books of an ingest: every raw input ends as written, duplicate or rejected, and the totals
-must match."""
+must match. The tables of a part are written from its records, one chunk after another."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from pipelines.grouping import Reject
-from pipelines.ingest_spec import IngestSpec
-from pipelines.plan import PlannedUnit
+from pipelines.chunks import read_record
+from pipelines.plan import IngestPlan
+from pipelines.raw import RawFile
 from preprocessing.statistics import Moments
 from storage.fs import Store
-from storage.manifest import MANIFEST_SCHEMA, REJECTS_SCHEMA, write_table
-from storage.snapshots import PartEntry, Snapshot, commit_part, part_path, shard_name
+from storage.manifest import MANIFEST_SCHEMA, REJECTS_SCHEMA, TableWriter
+from storage.snapshots import PartEntry, part_path
 
 INPUTS_SCHEMA = pa.schema(
     [
@@ -29,7 +29,6 @@ INPUTS_SCHEMA = pa.schema(
 )
 "One row a raw file: what became of it."
 
-
 MOST_LABELS = 1000
 "Labels that a snapshot counts; a dataset with a label a sample keeps the most frequent."
 
@@ -38,56 +37,71 @@ class BooksError(RuntimeError):
     """Raw inputs are unaccounted for."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class Statistics:
+    """What the samples of a part are like."""
+
+    moments: Moments = field(default_factory=Moments.empty)
+    shapes: Counter[str] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    channels: set[tuple[str, ...]] = field(default_factory=set)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Take the samples of a chunk."""
+        self.moments = self.moments.merge(Moments.from_json(record["moments"]))
+        self.shapes.update(record["shapes"])
+        for shard in record["shards"]:
+            self.splits.update(row["split"] for row in shard["rows"])
+            self.labels.update(row["label"] for row in shard["rows"])
+            for row in shard["rows"]:
+                if len(self.channels) < 2:
+                    self.channels.add(tuple(json.loads(row["metadata"]).get("channels") or ()))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a snapshot keeps."""
+        return {
+            "moments": self.moments.to_json(),
+            "shapes": dict(sorted(self.shapes.items())),
+            "splits": dict(sorted(self.splits.items())),
+            "labels": dict(self.labels.most_common(MOST_LABELS)),
+        }
+
+    def common_channels(self) -> list[str]:
+        """Return the channel names that all samples share; none where they differ."""
+        return list(next(iter(self.channels))) if len(self.channels) == 1 else []
+
+
+@dataclass(slots=True)
 class Books:
-    """What became of every raw file of one ingest."""
+    """What became of every raw file of one ingest, in numbers."""
 
     inputs: int
-    skipped: int
+    skipped: int = 0
     "raw files that a part of the dataset has already"
-    written: tuple[tuple[str, str], ...]
-    "(uri, content hash) of the files that gave samples"
-    duplicates: tuple[tuple[str, str, str], ...]
-    "(uri, content hash, uri of the first)"
-    rejects: tuple[dict[str, Any], ...]
-    records: tuple[dict[str, Any], ...]
-
-    @classmethod
-    def of(
-        cls,
-        inputs: int,
-        skipped: int,
-        records: Sequence[dict[str, Any]],
-        rejects: Sequence[Reject],
-        duplicates: Sequence[tuple[PlannedUnit, str]],
-    ) -> Books:
-        """Collect the outcomes of the plan and of the shards' records."""
-        return cls(
-            inputs,
-            skipped,
-            tuple((uri, digest) for record in records for uri, digest in record["written"]),
-            tuple(
-                (file.uri, digest, first)
-                for planned, first in duplicates
-                for file, digest in zip(planned.unit.files, planned.hashes, strict=True)
-            ),
-            tuple(map(asdict, rejects))
-            + tuple(reject for record in records for reject in record["rejects"]),
-            tuple(records),
-        )
+    written: int = 0
+    duplicates: int = 0
+    rejects: int = 0
+    samples: int = 0
+    bytes: int = 0
+    shards: list[dict[str, Any]] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+    statistics: Statistics = field(default_factory=Statistics)
 
     def summary(self) -> dict[str, Any]:
         """Return the counts that the command prints."""
+        splits = self.statistics.splits
         return {
             "inputs": self.inputs,
-            "written": len(self.written),
-            "samples": sum(record["samples"] for record in self.records),
-            "duplicates": len(self.duplicates),
-            "rejects": len(self.rejects),
+            "written": self.written,
+            "samples": self.samples,
+            "duplicates": self.duplicates,
+            "rejects": self.rejects,
             "skipped": self.skipped,
-            "shards": sum(bool(record["samples"]) for record in self.records),
-            "bytes": sum(record["bytes"] for record in self.records),
-            "reasons": dict(sorted(Counter(r["reason_class"] for r in self.rejects).items())),
+            "shards": len(self.shards),
+            "bytes": self.bytes,
+            "reasons": dict(sorted(self.reasons.items())),
+            "splits": dict(sorted(splits.items())),
         }
 
 
@@ -97,102 +111,95 @@ def close_books(books: Books, dataset: str) -> None:
     Raises:
         BooksError: it has not.
     """
-    counted = len(books.written) + len(books.duplicates) + len(books.rejects) + books.skipped
+    counted = books.written + books.duplicates + books.rejects + books.skipped
     if counted != books.inputs:
         raise BooksError(
-            f"{dataset}: {books.inputs} raw files went in, but written {len(books.written)} + "
-            "duplicates "
-            f"{len(books.duplicates)} + rejects {len(books.rejects)} + skipped {books.skipped} = "
-            f"{counted}. "
-            "Nothing was committed; run the ingest again, and report this if it stays."
+            f"{dataset}: {books.inputs} raw files went in, but written {books.written} + "
+            f"duplicates {books.duplicates} + rejects {books.rejects} + skipped {books.skipped} = "
+            f"{counted}. Nothing was committed; run the ingest again, and report this if it stays."
         )
 
 
-def write_part(
-    store: Store, dataset: str, part: str, spec: IngestSpec, books: Books, heldout_below: int
-) -> Snapshot:
-    """Write manifest, rejects and inputs of a part, then commit the snapshot that names it."""
-    folder = part_path(dataset, part)
-    records = [record for record in books.records if record["samples"]]
-    rows = [
-        {**row, "shard": record["shard"], "row": place}
-        for record in records
-        for place, row in enumerate(record["rows"])
-    ]
-    manifest = write_table(
-        store, f"{folder}/manifest.parquet", pa.Table.from_pylist(rows, MANIFEST_SCHEMA)
-    )
-    rejected = write_table(
-        store,
-        f"{folder}/rejects.parquet",
-        pa.Table.from_pylist(list(books.rejects), REJECTS_SCHEMA),
-    )
-    write_table(store, f"{folder}/inputs.parquet", _inputs_table(books))
-    summary = books.summary()
-    entry = PartEntry(
-        part=part,
-        samples=summary["samples"],
-        shards=[
-            {"name": shard_name(r["shard"]), **{k: r[k] for k in ("samples", "bytes", "sha256")}}
-            for r in records
-        ],
-        bytes=summary["bytes"],
-        inputs=books.inputs - books.skipped,
-        written=summary["written"],
-        duplicates=summary["duplicates"],
-        rejects=summary["rejects"],
-        manifest_sha256=manifest,
-        rejects_sha256=rejected,
-        spec=spec.to_json(),
-        stats=_statistics(books),
-    )
-    settings = {
-        "heldout_below": str(heldout_below),
-        "modality": spec.modality,
-        "channels": _common_channels(rows),
+def write_tables(store: Store, plan: IngestPlan) -> tuple[PartEntry, Books]:
+    """Write manifest, rejects and inputs of a part from its records; memory goes by a row group.
+
+    Returns:
+        The part's entry for a snapshot, and the books, closed.
+
+    Raises:
+        BooksError: an input has no outcome; nothing names the part then.
+    """
+    folder = part_path(plan.dataset, plan.part)
+    books = Books(plan.inputs, plan.skipped, duplicates=len(plan.duplicates))
+    manifest = TableWriter(MANIFEST_SCHEMA)
+    rejects = TableWriter(REJECTS_SCHEMA)
+    inputs = TableWriter(INPUTS_SCHEMA)
+    late: list[dict[str, Any]] = plan.rejects.to_pylist()
+    for chunk in range(plan.chunks):
+        record = read_record(store, folder, chunk)
+        for shard in record["shards"]:
+            position = len(books.shards)
+            manifest.add({**r, "shard": position, "row": i} for i, r in enumerate(shard["rows"]))
+            books.shards.append({k: v for k, v in shard.items() if k != "rows"})
+        books.statistics.add(record)
+        written = list(_written(record))
+        inputs.add(written)
+        books.written += len(written)
+        late += record["rejects"]
+    inputs.add(_duplicate(row) for row in plan.duplicates.to_pylist())
+    inputs.add(_rejected(row) for row in late)
+    rejects.add(late)
+    books.rejects = len(late)
+    books.reasons.update(row["reason_class"] for row in late)
+    books.samples = sum(shard["samples"] for shard in books.shards)
+    books.bytes = sum(shard["bytes"] for shard in books.shards)
+    close_books(books, plan.dataset)
+    digests = {
+        "manifest_sha256": manifest.write(store, f"{folder}/manifest.parquet"),
+        "rejects_sha256": rejects.write(store, f"{folder}/rejects.parquet"),
     }
-    return commit_part(store, dataset, entry, settings)
+    inputs.write(store, f"{folder}/inputs.parquet")
+    return _entry(plan, books, digests), books
 
 
-def _common_channels(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the channel names that all samples share, in their order; none where they differ."""
-    found = {tuple(json.loads(row["metadata"]).get("channels") or ()) for row in rows}
-    return list(found.pop()) if len(found) == 1 else []
+def _entry(plan: IngestPlan, books: Books, digests: dict[str, str]) -> PartEntry:
+    return PartEntry(
+        part=plan.part,
+        samples=books.samples,
+        shards=books.shards,
+        bytes=books.bytes,
+        inputs=books.inputs - books.skipped,
+        written=books.written,
+        duplicates=books.duplicates,
+        rejects=books.rejects,
+        spec={**plan.spec.to_json(), "sources": list(plan.sources)},
+        stats=books.statistics.to_json(),
+        **digests,
+    )
 
 
-def _inputs_table(books: Books) -> pa.Table:
-    rows = [
-        {"uri": u, "content_hash": h, "outcome": "written", "detail": ""} for u, h in books.written
-    ]
-    rows += [
-        {"uri": u, "content_hash": h, "outcome": "duplicate", "detail": f"of {first}"}
-        for u, h, first in books.duplicates
-    ]
-    rows += [
-        {
-            "uri": r["uri"],
-            "content_hash": r["content_hash"],
-            "outcome": "rejected",
-            "detail": r["reason_class"],
-        }
-        for r in books.rejects
-    ]
-    return pa.Table.from_pylist(rows, INPUTS_SCHEMA)
+def _written(record: dict[str, Any]) -> Iterator[dict[str, str]]:
+    for unit in record["units"]:
+        if not unit.get("refused"):
+            for file, digest in zip(unit["files"], unit["hashes"], strict=True):
+                uri = RawFile(**file).uri
+                yield {"uri": uri, "content_hash": digest, "outcome": "written", "detail": ""}
 
 
-def _statistics(books: Books) -> dict[str, Any]:
-    moments = Moments.empty()
-    sizes: Counter[str] = Counter()
-    splits: Counter[str] = Counter()
-    labels: Counter[str] = Counter()
-    for record in books.records:
-        moments = moments.merge(Moments.from_json(record["moments"]))
-        sizes.update("x".join(map(str, row["shape"])) for row in record["rows"])
-        splits.update(row["split"] for row in record["rows"])
-        labels.update(row["label"] for row in record["rows"])
+def _duplicate(row: dict[str, Any]) -> dict[str, str]:
+    uri, digest, first = row["uri"], row["content_hash"], row["first"]
     return {
-        "moments": moments.to_json(),
-        "shapes": dict(sorted(sizes.items())),
-        "splits": dict(sorted(splits.items())),
-        "labels": dict(labels.most_common(MOST_LABELS)),
+        "uri": uri,
+        "content_hash": digest,
+        "outcome": "duplicate",
+        "detail": f"of {first}",
+    }
+
+
+def _rejected(row: dict[str, Any]) -> dict[str, str]:
+    return {
+        "uri": row["uri"],
+        "content_hash": row["content_hash"] or "",
+        "outcome": "rejected",
+        "detail": row["reason_class"],
     }

@@ -42,7 +42,8 @@ class SidecarJob:
     part: str
     manifest_sha256: str
     shard: str
-    shard_id: int
+    position: int
+    "of the shard in the part, which is what the manifest calls it"
     spec: ColumnSpec
 
 
@@ -69,7 +70,7 @@ def _shard_rows(store: Store, job: SidecarJob) -> list[tuple[dict[str, Any], byt
     """Return the manifest rows of a shard with their verified payloads."""
     folder = part_path(job.dataset, job.part)
     table = read_table(store, f"{folder}/manifest.parquet", job.manifest_sha256)
-    rows = table.filter(pa.compute.equal(table["shard"], job.shard_id)).to_pylist()
+    rows = table.filter(pa.compute.equal(table["shard"], job.position)).to_pylist()
     reader = ShardReader(store, f"{folder}/{job.shard}", f"{job.dataset}/{job.part}/{job.shard}")
     try:
         return [
@@ -174,10 +175,10 @@ def _derive_part(
             entry.part,
             entry.manifest_sha256,
             shard["name"],
-            _number(shard["name"]),
+            position,
             spec,
         )
-        for shard in entry.shards
+        for position, shard in enumerate(entry.shards)
     ]
     records: list[dict[str, Any]] = [{} for _ in jobs]
     for done, (index, record, process) in enumerate(run_jobs(write_sidecar, jobs, executor), 1):
@@ -192,7 +193,7 @@ def _derive_part(
     rows = [
         {
             "key": key,
-            "shard": job.shard_id,
+            "shard": job.position,
             "row": row,
             "offset": offset,
             "size": size,
@@ -202,10 +203,6 @@ def _derive_part(
         for row, (key, offset, size, digest) in enumerate(record["rows"])
     ]
     write_table(store, f"{folder}/index.parquet", pa.Table.from_pylist(rows, INDEX_SCHEMA))
-
-
-def _number(shard: str) -> int:
-    return int(shard.removeprefix("shard-").removesuffix(".tar"))
 
 
 def why(

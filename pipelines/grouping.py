@@ -1,8 +1,7 @@
 """From raw files to units: the files that together make one sample, or one source of samples.
 
 An image, a video or a multi-page raster is a unit of one file. With a pattern whose named groups
-hold
-`channel` (or `band`), the files that agree in all other groups are one unit, a channel each.
+hold `channel` (or `band`), the files that agree in all other groups are one unit, a channel each.
 """
 
 from __future__ import annotations
@@ -12,7 +11,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from pipelines.sources import RawFile
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.raw import RawFile
 
 CHANNEL_GROUPS = ("channel", "band")
 
@@ -29,14 +31,31 @@ class Unit:
 
 
 @dataclass(frozen=True, slots=True)
-class Reject:
-    """A raw file that was refused, and why."""
+class Refusal:
+    """A row of the listing that fits no unit, and why."""
 
-    uri: str
+    row: int
     reason_class: str
     detail: str
-    content_hash: str = ""
-    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """Units as rows of the listing."""
+
+    rows: NDArray[np.int64]
+    "(units, files of a unit)"
+    channels: tuple[str, ...] = ()
+    fields: tuple[dict[str, str], ...] = ()
+    "of each unit; empty where there is no pattern"
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, places: NDArray[np.int64]) -> Units:
+        """Return some of the units."""
+        fields = tuple(self.fields[i] for i in places) if self.fields else ()
+        return Units(self.rows[places], self.channels, fields)
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
@@ -54,65 +73,64 @@ def compile_pattern(pattern: str) -> re.Pattern[str]:
         ) from error
 
 
-def group_files(
-    files: Sequence[RawFile], pattern: str = "", expected: Sequence[str] = ()
-) -> tuple[list[Unit], list[Reject]]:
+def group_paths(
+    paths: Sequence[str], rows: NDArray[np.int64], pattern: str, expected: Sequence[str] = ()
+) -> tuple[Units, list[Refusal]]:
     """Group raw files into units, in the order of their first file.
 
     Args:
-        files: what the sources hold.
-        pattern: regular expression with named groups, searched in each file's path below its
-            source.
+        paths: the path of each file below its source, which the pattern is searched in.
+        rows: the file's row in the listing.
+        pattern: regular expression with named groups.
         expected: channels that each unit must have; by default all channels seen under the pattern.
 
     Returns:
         The units, and the files that match no pattern or belong to a unit that lacks a channel.
     """
-    if not pattern:
-        return [Unit((file,)) for file in files], []
     compiled = compile_pattern(pattern)
-    rejects = []
-    units: dict[tuple[tuple[str, str], ...], dict[str, RawFile]] = defaultdict(dict)
-    for file in files:
-        match = compiled.search(file.path)
+    refused = []
+    units: dict[tuple[tuple[str, str], ...], dict[str, int]] = defaultdict(dict)
+    for place, path in enumerate(paths):
+        match = compiled.search(path)
         if match is None:
-            detail = f"{file.path} does not match --pattern {pattern}"
-            rejects.append(Reject(file.uri, "unrecognised_format", detail, size=file.size))
+            detail = f"{path} does not match --pattern {pattern}"
+            refused.append(Refusal(int(rows[place]), "unrecognised_format", detail))
             continue
         fields = {name: text or "" for name, text in match.groupdict().items()}
         channel = next((fields.pop(name) for name in CHANNEL_GROUPS if name in fields), "")
-        identity = tuple(sorted(fields.items())) or (("path", file.path),)
+        identity = tuple(sorted(fields.items())) or (("path", path),)
         if channel in units[identity]:
-            other = units[identity][channel].uri
+            other = paths[units[identity][channel]]
             detail = f"says it is channel {channel!r} of {dict(identity)}, which {other} is already"
-            rejects.append(Reject(file.uri, "shape_mismatch", detail, size=file.size))
+            refused.append(Refusal(int(rows[place]), "shape_mismatch", detail))
         else:
-            units[identity][channel] = file
-    complete, lacking = _check_channels(units, tuple(expected))
-    return complete, rejects + lacking
+            units[identity][channel] = place
+    complete, lacking = _check_channels(units, rows, tuple(expected))
+    return complete, refused + lacking
 
 
 def _check_channels(
-    units: dict[tuple[tuple[str, str], ...], dict[str, RawFile]], expected: tuple[str, ...]
-) -> tuple[list[Unit], list[Reject]]:
+    units: dict[tuple[tuple[str, str], ...], dict[str, int]],
+    rows: NDArray[np.int64],
+    expected: tuple[str, ...],
+) -> tuple[Units, list[Refusal]]:
     """Separate the units that have every channel from those that lack one."""
     if not expected:
         expected = tuple(sorted({channel for unit in units.values() for channel in unit}))
-    complete, rejects = [], []
+    complete, fields, refused = [], [], []
     for identity, unit in units.items():
         missing = [channel for channel in expected if channel not in unit]
         if missing:
             detail = f"{dict(identity)} lacks channel {', '.join(missing)} of {', '.join(expected)}"
-            rejects += [
-                Reject(file.uri, "incomplete_channels", detail, size=file.size)
-                for file in unit.values()
+            refused += [
+                Refusal(int(rows[place]), "incomplete_channels", detail) for place in unit.values()
             ]
             continue
-        extra = [channel for channel in unit if channel not in expected]
-        rejects += [
-            Reject(unit[name].uri, "shape_mismatch", f"channel {name} is not among {expected}")
-            for name in extra
-        ]
-        named = expected if expected != ("",) else ()
-        complete.append(Unit(tuple(unit[name] for name in expected), named, dict(identity)))
-    return complete, rejects
+        for name in unit.keys() - set(expected):
+            detail = f"channel {name} is not among {', '.join(expected)}"
+            refused.append(Refusal(int(rows[unit[name]]), "shape_mismatch", detail))
+        complete.append([rows[unit[name]] for name in expected])
+        fields.append(dict(identity))
+    named = expected if expected != ("",) else ()
+    table = np.array(complete, np.int64).reshape(len(complete), max(1, len(expected)))
+    return Units(table, named, tuple(fields)), sorted(refused, key=lambda r: r.row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 MODALITIES = ("image", "video", "microscopy", "satellite")
-ENCODER_VERSION = 1
+ENCODER_VERSION = 2
 "Raised when the same inputs and spec would give other shard bytes than before."
 
 
@@ -72,6 +72,12 @@ class IngestSpec:
     def shard_bytes(self, total: int) -> int:
         """Return the raw bytes of a shard for an input of `total` bytes."""
         return self.shard_size or min(max(total // 32, 4 * 2**20), 256 * 2**20)
+
+    @staticmethod
+    def overflow_bytes(shard_bytes: int) -> int:
+        """Return the payload bytes after which samples go to one more shard: twice what was aimed
+        at, but no more than a quarter of a gibibyte unless shards are meant to be that large."""
+        return max(shard_bytes, min(2 * shard_bytes, 256 * 2**20))
 
     def to_json(self) -> dict[str, object]:
         """Return what the part's fingerprint covers."""

@@ -1,58 +1,104 @@
 """The plan of an ingest: which raw files make which samples, in which shards.
 
 A pure function of the raw bytes, the spec and the snapshot that is added to: whoever plans,
-wherever and however often, plans the same.
+wherever and however often, plans the same. It is held in columns: some bytes a file, no object.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from pipelines.executors import Executor, run_jobs
-from pipelines.grouping import Reject, Unit, group_files
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import compute
+
+from pipelines.executors import Executor
+from pipelines.grouping import Refusal, Unit, Units, group_paths
+from pipelines.hashing import hash_inputs
 from pipelines.ingest_spec import IngestSpec
-from pipelines.known import known_inputs
-from pipelines.sources import RawFile, list_source, read_files
-from storage.fingerprint import fingerprint, sha256_hex
+from pipelines.known import KnownInputs, known_inputs
+from pipelines.listing import first_places, list_sources, raw_files
+from pipelines.progress import Progress
+from storage.fingerprint import fingerprint
 from storage.fs import Store
 from storage.snapshots import Snapshot, check_name, read_snapshot
 
-HASH_BLOCK_BYTES = 64 * 2**20
-Progress = Callable[[str, int, int], None]
-"Called with (what, done, total)."
+__all__ = ["IngestPlan", "PlannedUnit", "Progress", "group_hash", "group_of", "plan_ingest"]
+
+MAX_CHUNK_UNITS = 8192
+"Units of a shard at most: its records stay small however small the files are."
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedUnit:
-    """A unit with the hashes of its bytes."""
+    """A unit with the hashes of its bytes, and when its files were changed last."""
 
     unit: Unit
     hashes: tuple[str, ...]
+    stamps: tuple[int, ...] = ()
 
     @property
     def content_hash(self) -> str:
-        """What makes the unit a duplicate of another: its bytes, and which channel each file is."""
-        if len(self.hashes) == 1 and not self.unit.channels:
-            return self.hashes[0]
-        return fingerprint(dict(zip(self.unit.channels, self.hashes, strict=True)))
+        """What makes the unit a duplicate of another."""
+        return unit_hash(self.unit.channels, self.hashes)
+
+
+def unit_hash(channels: Sequence[str], hashes: Sequence[str]) -> str:
+    """Return what a unit is by content: its bytes, and which channel each file is."""
+    if len(hashes) == 1 and not channels:
+        return hashes[0]
+    return fingerprint(dict(zip(channels, hashes, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
 class IngestPlan:
-    """What an ingest will do: a pure function of its inputs, its spec and the snapshot it adds
-    to."""
+    """What an ingest will do."""
 
     dataset: str
     part: str
     spec: IngestSpec
-    chunks: tuple[tuple[PlannedUnit, ...], ...]
-    rejects: tuple[Reject, ...]
-    duplicates: tuple[tuple[PlannedUnit, str], ...]
-    "units whose content is in the dataset already, each with where"
+    sources: tuple[str, ...]
+    base: Snapshot | None
+    "the snapshot that is added to"
+    files: pa.Table
+    "the inputs that no part has: the listing's columns, uri, content_hash and stamp"
+    units: Units
+    "rows of `files`"
+    starts: NDArray[np.int64]
+    "the first unit of each chunk, and the number of units"
+    duplicates: pa.Table
+    "uri, content_hash and first (the uri that has the same content) of files that come again"
+    rejects: pa.Table
+    "uri, content_hash, size, reason_class and detail of files that fit no unit"
     skipped: int
     inputs: int
     heldout_below: int
+    shard_bytes: int
+    "raw bytes of a chunk, more or less"
+
+    @property
+    def chunks(self) -> int:
+        """How many jobs the plan is cut into: a shard each, or several where samples are large."""
+        return len(self.starts) - 1
+
+    def chunk(self, index: int) -> tuple[PlannedUnit, ...]:
+        """Return the units of a chunk."""
+        places = np.arange(self.starts[index], self.starts[index + 1])
+        units = self.units.take(places)
+        rows = self.files.take(units.rows.reshape(-1))
+        files, width = raw_files(rows), units.rows.shape[1]
+        hashes, stamps = rows["content_hash"].to_pylist(), rows["stamp"].to_pylist()
+        return tuple(
+            PlannedUnit(
+                Unit(tuple(files[span]), units.channels, units.fields[i] if units.fields else {}),
+                tuple(hashes[span]),
+                tuple(stamps[span]),
+            )
+            for i, span in enumerate(slice(j * width, (j + 1) * width) for j in range(len(units)))
+        )
 
 
 def plan_ingest(
@@ -67,38 +113,84 @@ def plan_ingest(
 ) -> IngestPlan:
     """List, hash, group and cut the raw files of the sources.
 
+    Args:
+        sources: where raw files are; with `retry_rejects` none means those of the parts.
+        retry_rejects: take only what was refused when it came last.
+
     Raises:
         FileNotFoundError: a source does not exist.
         ValueError: a bad dataset name or pattern, or a dataset of another modality.
     """
-    current = _check_dataset(store, dataset, spec)
-    listed = [file for source in sources for file in list_source(source, labels=spec.labels)]
-    files = list({file.uri: file for file in listed}.values())
-    hashes = _hash_all(files, executor, progress)
-    known = known_inputs(store, current, retry_rejects=retry_rejects)
-    fresh = [file for file in files if (file.uri, hashes[file.uri] or "") not in known.files]
-    planned, rejects = _group(fresh, hashes, spec)
-    unique, duplicates = _split_duplicates(planned, known.units)
-    heldout_below = _heldout_below(unique, spec, current)
-    total = sum(file.size for unit in unique for file in unit.unit.files)
-    determined = {
-        "spec": spec.to_json(),
-        "units": [[unit.content_hash, unit.unit.files[0].path] for unit in unique],
-        "duplicates": [unit.content_hash for unit, _ in duplicates],
-        "rejects": [[reject.uri, reject.reason_class] for reject in rejects],
-        "heldout_below": str(heldout_below),
-    }
-    return IngestPlan(
-        dataset=dataset,
-        part=fingerprint(determined)[:16],
+    base = _check_dataset(store, dataset, spec)
+    if retry_rejects and not sources:
+        sources = _recorded_sources(base)
+    listing = list_sources(sources, labels=spec.labels)
+    known = known_inputs(store, base)
+    if retry_rejects:
+        listing = listing.filter(known.was_refused(listing))
+    inputs = hash_inputs(listing, executor, progress)
+    fresh = inputs if retry_rejects else inputs.filter(compute.invert(known.knows(inputs)))
+    task = _Task(dataset, spec, tuple(sources), base, retry_rejects, len(inputs))
+    return _plan(fresh.combine_chunks(), known, task)
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What was asked for."""
+
+    dataset: str
+    spec: IngestSpec
+    sources: tuple[str, ...]
+    base: Snapshot | None
+    retry: bool
+    inputs: int
+
+
+def _plan(files: pa.Table, known: KnownInputs, task: _Task) -> IngestPlan:
+    spec = task.spec
+    units, rejects = _group(files, spec)
+    hashes = _unit_hashes(files, units)
+    unique, repeated, first = _split_duplicates(files, units, hashes, known)
+    units = units.take(unique)
+    hashes = [hashes[i] for i in unique]
+    below = _heldout_below(units, hashes, spec, task.base)
+    sizes = files["size"].to_numpy()[units.rows].sum(axis=1)
+    shard_bytes = spec.shard_bytes(int(sizes.sum()))
+    plan = IngestPlan(
+        dataset=task.dataset,
+        part="",
         spec=spec,
-        chunks=_cut(unique, spec.shard_bytes(total)),
-        rejects=tuple(rejects),
-        duplicates=tuple(duplicates),
-        skipped=len(files) - len(fresh),
-        inputs=len(files),
-        heldout_below=heldout_below,
+        sources=task.sources,
+        base=task.base,
+        files=files,
+        units=units,
+        starts=_cut(sizes, shard_bytes),
+        duplicates=_duplicates_table(files, repeated, first),
+        rejects=rejects,
+        skipped=task.inputs - len(files),
+        inputs=task.inputs,
+        heldout_below=below,
+        shard_bytes=shard_bytes,
     )
+    return _named(plan, hashes, retry=task.retry)
+
+
+def _named(plan: IngestPlan, hashes: Sequence[str], *, retry: bool) -> IngestPlan:
+    """Give a plan the name of its part: a fingerprint of everything that determines its bytes."""
+    content = hashlib.sha256()
+    paths = _paths(plan.files)
+    for digest, row in zip(hashes, plan.units.rows[:, 0], strict=True):
+        content.update(f"{digest} {paths[row]}\n".encode())
+    for table, names in ((plan.duplicates, ("uri",)), (plan.rejects, ("uri", "reason_class"))):
+        for row in table.select(names).to_pylist():
+            content.update(f"{row}\n".encode())
+    determined = {
+        "spec": plan.spec.to_json(),
+        "content": content.hexdigest(),
+        "heldout_below": str(plan.heldout_below),
+        "again": [entry.part for entry in plan.base.parts] if retry and plan.base else [],
+    }
+    return replace(plan, part=fingerprint(determined)[:16])
 
 
 def _check_dataset(store: Store, dataset: str, spec: IngestSpec) -> Snapshot | None:
@@ -112,65 +204,94 @@ def _check_dataset(store: Store, dataset: str, spec: IngestSpec) -> Snapshot | N
     return current
 
 
-def _group(
-    files: Sequence[RawFile], hashes: dict[str, str | None], spec: IngestSpec
-) -> tuple[list[PlannedUnit], list[Reject]]:
-    """Return the units of the files that exist, and the files that are missing or fit no unit."""
-    missing = [
-        Reject(file.uri, "decode_error", "listed, but there is no such file")
-        for file in files
-        if hashes[file.uri] is None
-    ]
-    present = [file for file in files if hashes[file.uri] is not None]
-    units, rejects = group_files(present, spec.pattern, spec.channels)
-    planned = [
-        PlannedUnit(unit, tuple(str(hashes[file.uri]) for file in unit.files)) for unit in units
-    ]
-    return planned, missing + [
-        replace(reject, content_hash=str(hashes[reject.uri])) for reject in rejects
-    ]
+def _recorded_sources(base: Snapshot | None) -> tuple[str, ...]:
+    """Return the sources that the parts of a snapshot came from."""
+    parts = base.parts if base else ()
+    return tuple(dict.fromkeys(source for part in parts for source in part.spec["sources"]))
 
 
-def _hash_files(files: tuple[RawFile, ...]) -> list[str | None]:
-    """Return the SHA-256 of each file's bytes; None for a file that a list names and nobody has."""
-    present = [file for file in files if file.size >= 0]
-    found = {file.uri: sha256_hex(data) for file, data in read_files(present)}
-    return [found.get(file.uri) for file in files]
+def _paths(files: pa.Table) -> list[str]:
+    """Return the path of each file below its source."""
+    member = files["member"]
+    return compute.if_else(compute.equal(member, ""), files["name"], member).to_pylist()
 
 
-def _blocks(files: Sequence[RawFile]) -> list[tuple[RawFile, ...]]:
-    """Cut a list of files into runs of about equal bytes; members of one tar stay together."""
-    blocks: list[list[RawFile]] = []
-    size = HASH_BLOCK_BYTES
-    for file in files:
-        same_tar = bool(blocks) and bool(file.member) and blocks[-1][-1].name == file.name
-        if (size >= HASH_BLOCK_BYTES or len(blocks[-1]) >= 4096) and not same_tar:
-            blocks.append([])
-            size = 0
-        blocks[-1].append(file)
-        size += max(file.size, 0)
-    return [tuple(block) for block in blocks]
+def _group(files: pa.Table, spec: IngestSpec) -> tuple[Units, pa.Table]:
+    """Return the units of the files that can be read, and what is refused already."""
+    problems = files["problem"].to_numpy(zero_copy_only=False)
+    sound = np.flatnonzero(problems == "")
+    refused = []
+    for row in np.flatnonzero(problems != ""):
+        reason, _, detail = str(problems[row]).partition(": ")
+        refused.append(Refusal(int(row), reason, detail))
+    if spec.pattern:
+        paths = _paths(files.take(sound))
+        units, more = group_paths(paths, sound, spec.pattern, spec.channels)
+        refused += more
+    else:
+        units = Units(sound.reshape(-1, 1))
+    rows = files.take(np.array([refusal.row for refusal in refused], np.int64))
+    return units, rows.select(["uri", "content_hash", "size"]).append_column(
+        "reason_class", pa.array([refusal.reason_class for refusal in refused], pa.string())
+    ).append_column("detail", pa.array([refusal.detail for refusal in refused], pa.string()))
 
 
-def _cut(units: Sequence[PlannedUnit], shard_size: int) -> tuple[tuple[PlannedUnit, ...], ...]:
-    """Cut the units into shards of about `shard_size` raw bytes."""
-    chunks: list[list[PlannedUnit]] = []
-    size = shard_size
-    for unit in units:
-        if size >= shard_size:
-            chunks.append([])
-            size = 0
-        chunks[-1].append(unit)
-        size += sum(file.size for file in unit.unit.files)
-    return tuple(tuple(chunk) for chunk in chunks)
+def _unit_hashes(files: pa.Table, units: Units) -> list[str]:
+    hashes = files["content_hash"].to_pylist()
+    if not units.channels:
+        return [hashes[row] for row in units.rows[:, 0]]
+    return [unit_hash(units.channels, [hashes[row] for row in rows]) for rows in units.rows]
 
 
-def group_of(planned: PlannedUnit) -> str:
+def _split_duplicates(
+    files: pa.Table, units: Units, hashes: Sequence[str], known: KnownInputs
+) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
+    """Separate the units whose content comes for the first time from those that repeat it.
+
+    Returns:
+        Places of the first ones, rows of the files of the others, and for each of these files the
+        uri that has its content.
+    """
+    content = pa.array(hashes, pa.string())
+    uris = files["uri"]
+    first = first_places(pa.chunked_array([content])) if len(content) else np.empty(0, np.int64)
+    seen = known.sources_of(content).to_pylist()
+    unique = np.array([i for i in first if seen[i] is None], np.int64)
+    owner = {hashes[i]: int(units.rows[i, 0]) for i in unique}
+    repeated = np.setdiff1d(np.arange(len(units)), unique)
+    places = [seen[i] or uris[owner[hashes[i]]].as_py() for i in repeated]
+    width = units.rows.shape[1]
+    rows = units.rows[repeated].reshape(-1)
+    return unique, rows, [place for place in places for _ in range(width)]
+
+
+def _duplicates_table(files: pa.Table, rows: NDArray[np.int64], first: list[str]) -> pa.Table:
+    table = files.select(["uri", "content_hash"]).take(rows)
+    return table.append_column("first", pa.array(first, pa.string()))
+
+
+def _cut(sizes: NDArray[np.int64], shard_size: int) -> NDArray[np.int64]:
+    """Return where shards of about `shard_size` raw bytes begin, and the number of units.
+
+    A unit that fills a shard by itself has one of its own.
+    """
+    ends = np.cumsum(sizes)
+    starts, unit = [0], 0
+    large = np.append(np.flatnonzero(sizes >= shard_size), len(sizes))
+    while unit < len(sizes):
+        before = ends[unit] - sizes[unit]
+        full = int(np.searchsorted(ends, before + shard_size)) + 1
+        next_large = int(large[np.searchsorted(large, unit, side="right")])
+        unit = min(full, unit + MAX_CHUNK_UNITS, max(next_large, unit + 1), len(sizes))
+        starts.append(unit)
+    return np.array(starts, np.int64)
+
+
+def group_of(fields: dict[str, str], content_hash: str) -> str:
     """Return what must not be split between training and held-out data: the video, the well, the
     scene."""
-    fields = planned.unit.fields
     well = [f"{name}={fields[name]}" for name in ("plate", "well", "scene") if fields.get(name)]
-    return ",".join(well) or planned.content_hash
+    return ",".join(well) or content_hash
 
 
 def group_hash(group: str) -> int:
@@ -178,44 +299,24 @@ def group_hash(group: str) -> int:
     return int(fingerprint(group)[:13], 16) * 2
 
 
-def _heldout_below(units: Sequence[PlannedUnit], spec: IngestSpec, current: Snapshot | None) -> int:
+def _heldout_below(
+    units: Units, hashes: Sequence[str], spec: IngestSpec, base: Snapshot | None
+) -> int:
     """Return the cut below which groups are held out; a dataset keeps the cut of its first part.
 
     The share of a small first part can fall on no group at all; then its lowest group is held out,
-    so that
-    there is a held-out loss from the beginning.
+    so that there is a held-out loss from the beginning.
     """
-    if current is not None:
-        return int(str(current.settings["heldout_below"]))
-    groups = sorted({group_hash(group_of(unit)) for unit in units})
+    if base is not None:
+        return int(str(base.settings["heldout_below"]))
     below = int(spec.heldout * 2**53)
-    if spec.heldout and len(groups) > 1 and groups[0] >= below:
-        return groups[0] + 1
-    return below
-
-
-def _hash_all(
-    files: Sequence[RawFile], executor: Executor, progress: Progress | None
-) -> dict[str, str | None]:
-    blocks = _blocks(files)
-    hashes: dict[str, str | None] = {}
-    for index, result, _ in run_jobs(_hash_files, blocks, executor):
-        hashes.update(zip((file.uri for file in blocks[index]), result, strict=True))
-        if progress:
-            progress("hash files", len(hashes), len(files))
-    return hashes
-
-
-def _split_duplicates(
-    planned: Sequence[PlannedUnit], known: dict[str, str]
-) -> tuple[list[PlannedUnit], list[tuple[PlannedUnit, str]]]:
-    """Separate the units whose content comes for the first time from those that repeat it."""
-    seen = dict(known)
-    unique, duplicates = [], []
-    for unit in planned:
-        first = seen.setdefault(unit.content_hash, unit.unit.files[0].uri)
-        if first != unit.unit.files[0].uri or unit.content_hash in known:
-            duplicates.append((unit, first))
-        else:
-            unique.append(unit)
-    return unique, duplicates
+    if not spec.heldout:
+        return below
+    fields = units.fields or ({},) * len(units)
+    groups: set[int] = set()
+    for about, digest in zip(fields, hashes, strict=True):
+        place = group_hash(group_of(about, digest))
+        if place < below:
+            return below
+        groups.add(place)
+    return min(groups) + 1 if len(groups) > 1 else below

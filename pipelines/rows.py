@@ -84,7 +84,7 @@ def read_rows(
         shards = manifest["shard"].to_numpy()
         for number in np.unique(shards[keep]):
             rows = keep[shards[keep] == number]
-            shard = f"shard-{number:06d}.tar"
+            shard = entry.shards[number]["name"]
             found.append(
                 ShardRows(
                     folder,

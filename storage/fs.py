@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from mmap import mmap
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -106,7 +107,7 @@ class Store:
             info = filesystem.get_file_info(place)
             return int(info.size) if info.type == pafs.FileType.File else None
 
-    def write(self, path: str, data: bytes) -> None:
+    def write(self, path: str, data: bytes | mmap) -> None:
         """Write a file whole or not at all, replacing one that is there. Makes folders.
 
         On a disk: temporary file, fsync, rename, fsync of the folder. In an object store: one
@@ -119,7 +120,7 @@ class Store:
             else:
                 self._write_remote(path, data)
 
-    def _write_remote(self, path: str, data: bytes) -> None:
+    def _write_remote(self, path: str, data: bytes | mmap) -> None:
         filesystem, place = self._place(path)
         if filesystem.type_name in remote.OBJECT_STORES:
             with filesystem.open_output_stream(place) as stream:
@@ -165,6 +166,20 @@ class Store:
                     if info.type == pafs.FileType.File and not info.base_name.startswith(TEMPORARY)
                 ]
         return sorted(found, key=lambda entry: entry.path)
+
+    def walk(self, prefix: str = "") -> Iterator[Entry]:
+        """Yield the files below a folder in the order of their paths, as they are found.
+
+        On a disk memory goes by the largest folder, not by all files.
+        """
+        local = self.local_path(prefix)
+        if local is None:
+            yield from self.list(prefix)
+            return
+        above = f"{prefix}/" if prefix else ""
+        with self._doing("list", prefix):
+            for path, size in local_files.walk_files(local):
+                yield Entry(above + path, size)
 
     def folders(self, prefix: str = "") -> tuple[str, ...]:
         """Return the names of the folders directly below one, sorted; none where it is missing."""

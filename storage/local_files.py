@@ -15,6 +15,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from mmap import mmap
 from pathlib import Path
 
 TEMPORARY = ".tmp-"
@@ -22,7 +23,7 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 _ATTEMPTS = 5
 
 
-def write_file(target: Path, data: bytes) -> None:
+def write_file(target: Path, data: bytes | mmap) -> None:
     """Write or replace a file; after a crash at any point it is the old one or the new one."""
     for attempt in range(_ATTEMPTS):
         try:
@@ -101,6 +102,35 @@ def list_files(folder: Path, *, temporary: bool = False) -> Iterator[tuple[str, 
                     yield path, entry.stat().st_size
 
 
+def walk_files(
+    folder: Path, below: str = "", above: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[tuple[str, int]]:
+    """Yield what `list_files` does in the order of the paths, holding one folder of each level.
+
+    A link that leads nowhere is yielded with size -1: somebody meant a file to be there.
+    """
+    try:
+        status = os.stat(folder / below)
+        entries = [(e.name, e.is_dir(), e) for e in os.scandir(folder / below)]
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    place = (status.st_dev, status.st_ino)
+    if place in above:
+        return
+    for name, is_folder, entry in sorted(entries, key=lambda e: e[0] + "/" * e[1]):
+        path = f"{below}/{name}" if below else name
+        if is_folder:
+            yield from walk_files(folder, path, above | {place})
+        elif not name.startswith(TEMPORARY):
+            try:
+                if entry.is_file():
+                    yield path, entry.stat().st_size
+                elif entry.is_symlink() and not os.path.exists(entry.path):
+                    yield path, -1
+            except FileNotFoundError:
+                continue
+
+
 def list_folders(folder: Path) -> list[str]:
     """Return the names of the folders directly below a folder; none where it is missing."""
     try:
@@ -156,7 +186,7 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _temporary(target: Path, data: bytes) -> Iterator[Path]:
+def _temporary(target: Path, data: bytes | mmap) -> Iterator[Path]:
     """Give a complete, synced and locked temporary file beside its target; gone afterwards."""
     make_folder(target.parent)
     temporary = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
@@ -174,7 +204,7 @@ def _temporary(target: Path, data: bytes) -> Iterator[Path]:
         delete_file(temporary)
 
 
-def _write_all(handle: int, data: bytes) -> None:
+def _write_all(handle: int, data: bytes | mmap) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(handle, rest) :]

@@ -7,10 +7,12 @@ where nobody keeps the SHA-256 of the file, and where only some of the columns a
 from __future__ import annotations
 
 import hashlib
-import io
 import json
+import mmap
+import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -76,24 +78,67 @@ class ManifestError(RuntimeError):
 
 def write_table(store: Store, path: str, table: pa.Table) -> str:
     """Write a table whole; returns the SHA-256 of its bytes, which depend on the table alone."""
-    record = {
-        "format": FORMAT,
-        "rows": len(table),
-        "columns": {name: column_digest(table[name]) for name in table.column_names},
-    }
-    metadata = {**(table.schema.metadata or {}), _DIGESTS: canonical_json(record)}
-    buffer = io.BytesIO()
-    parquet.write_table(
-        table.replace_schema_metadata(metadata),
-        buffer,
-        compression="zstd",
-        compression_level=1,
-        row_group_size=ROW_GROUP,
-        write_page_checksum=True,
-    )
-    data = buffer.getvalue()
-    store.write(path, data)
-    return sha256_hex(data)
+    writer = TableWriter(table.schema)
+    writer.add_table(table)
+    return writer.write(store, path)
+
+
+class TableWriter:
+    """Collects the rows of a table in memory by row groups, and on a disk what is complete.
+
+    The bytes depend on the rows alone, not on how they were added.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema = schema.remove_metadata()
+        self._file = tempfile.TemporaryFile(prefix="headrace-")  # noqa: SIM115 (closed by write)
+        self._writer = parquet.ParquetWriter(
+            self._file,
+            self._schema,
+            compression="zstd",
+            compression_level=1,
+            write_page_checksum=True,
+        )
+        self._digests = {field.name: _Digest(field.type) for field in self._schema}
+        self._waiting: list[pa.Table] = []
+        self._rows = self._written = 0
+
+    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add rows; a field that a row lacks is null."""
+        following = iter(rows)
+        while some := list(islice(following, ROW_GROUP)):
+            self.add_table(pa.Table.from_pylist(some, self._schema))
+
+    def add_table(self, table: pa.Table) -> None:
+        """Add the rows of a table of the same schema."""
+        self._waiting.append(table.cast(self._schema))
+        self._rows += len(table)
+        while self._rows - self._written >= ROW_GROUP:
+            self._write_group(ROW_GROUP)
+
+    def _write_group(self, size: int) -> None:
+        waiting = pa.concat_tables(self._waiting)
+        group = waiting.slice(0, size).combine_chunks()
+        for name, digest in self._digests.items():
+            digest.feed(group[name])
+        self._writer.write_table(group, row_group_size=ROW_GROUP)
+        self._waiting = [waiting.slice(size)] if size < len(waiting) else []
+        self._written += size
+
+    def write(self, store: Store, path: str) -> str:
+        """Write the table to a store; returns the SHA-256 of its bytes."""
+        if self._waiting or not self._written:
+            self._waiting = self._waiting or [self._schema.empty_table()]
+            self._write_group(self._rows - self._written)
+        columns = {name: digest.hexdigest() for name, digest in self._digests.items()}
+        record = {"format": FORMAT, "rows": self._rows, "columns": columns}
+        self._writer.add_key_value_metadata({_DIGESTS: canonical_json(record)})
+        self._writer.close()
+        self._file.seek(0)
+        with self._file:
+            data = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
+            store.write(path, data)
+            return hashlib.sha256(data).hexdigest()
 
 
 def read_table(
@@ -192,11 +237,25 @@ def _checked(table: pa.Table, path: str, wanted: list[str] | None, *, digests: b
 
 def column_digest(column: pa.ChunkedArray) -> str:
     """Return a digest of a column's type and values, however the column is cut into chunks."""
-    streams: defaultdict[str, Any] = defaultdict(xxhash.xxh3_128)
-    for chunk in column.chunks:
-        _feed(chunk, "", streams)
-    parts = [f"{name}={stream.hexdigest()}" for name, stream in sorted(streams.items())]
-    return xxhash.xxh3_128_hexdigest(" ".join((_kind(column.type), *parts)).encode())
+    digest = _Digest(column.type)
+    digest.feed(column)
+    return digest.hexdigest()
+
+
+class _Digest:
+    """A digest of a column that is given in pieces."""
+
+    def __init__(self, kind: pa.DataType) -> None:
+        self.kind = kind
+        self.streams: defaultdict[str, Any] = defaultdict(xxhash.xxh3_128)
+
+    def feed(self, column: pa.ChunkedArray) -> None:
+        for chunk in column.chunks:
+            _feed(chunk, "", self.streams)
+
+    def hexdigest(self) -> str:
+        parts = [f"{name}={stream.hexdigest()}" for name, stream in sorted(self.streams.items())]
+        return xxhash.xxh3_128_hexdigest(" ".join((_kind(self.kind), *parts)).encode())
 
 
 def _kind(kind: pa.DataType) -> str:

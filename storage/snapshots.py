@@ -6,7 +6,7 @@ import json
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
@@ -22,6 +22,10 @@ _NUMBERED = re.compile(r"(\d{6,})\.json")
 
 class SnapshotError(RuntimeError):
     """A snapshot that is damaged, of a newer format, or that cannot be committed."""
+
+
+class SnapshotMoved(SnapshotError):
+    """A dataset has got parts meanwhile that a new part does not go with."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,9 +99,9 @@ def part_path(dataset: str, part: str) -> str:
     return f"datasets/{check_name(dataset)}/parts/{check_name(part)}"
 
 
-def shard_name(number: int) -> str:
-    """Return the file name of a shard."""
-    return f"shard-{number:06d}.tar"
+def shard_name(chunk: int, more: int = 0) -> str:
+    """Return the file name of a chunk's shard; `more` counts those that its samples overflow to."""
+    return f"shard-{chunk:06d}-{more:03d}.tar" if more else f"shard-{chunk:06d}.tar"
 
 
 def snapshot_path(dataset: str, number: int) -> str:
@@ -168,14 +172,22 @@ def _parse(data: bytes, path: str) -> Snapshot:
 
 
 def commit_part(
-    store: Store, dataset: str, part: PartEntry, settings: Mapping[str, Any]
+    store: Store,
+    dataset: str,
+    part: PartEntry,
+    settings: Mapping[str, Any],
+    goes_with: Callable[[Snapshot], bool] = lambda _: True,
 ) -> Snapshot:
     """Add a part to a dataset as a new snapshot; returns the snapshot that has it.
 
     The loser of a race reads the winner's snapshot and tries the next number. A part that is there
     already is not added again. The settings are those of the first snapshot.
 
+    Args:
+        goes_with: asked about each snapshot that the part would be added to.
+
     Raises:
+        SnapshotMoved: it said no.
         SnapshotError: a part of this name but with another manifest is there, or no snapshot could
             be committed.
     """
@@ -184,6 +196,11 @@ def commit_part(
         current = read_snapshot(store, dataset)
         if current is not None and _has(current, part):
             return current
+        if current is not None and not goes_with(current):
+            raise SnapshotMoved(
+                f"{dataset}: snapshot {current.number} came meanwhile and does not go with part "
+                f"{part.part}. Run the command again; nothing is lost."
+            )
         number = current.number + 1 if current else 1
         parts = (*current.parts, part) if current else (part,)
         snapshot = Snapshot(dataset, number, parts, current.settings if current else dict(settings))

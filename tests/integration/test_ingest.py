@@ -180,7 +180,7 @@ def test_a_field_without_a_channel_is_rejected(tmp_path: Path) -> None:
 
 def test_books_that_do_not_close_are_refused() -> None:
     with pytest.raises(BooksError, match=r"5 raw files went in, but .* = 3"):
-        close_books(Books.of(5, 3, [], [], []), "photos")
+        close_books(Books(inputs=5, skipped=3), "photos")
 
 
 def test_a_dataset_has_one_modality(images: Path, tmp_path: Path) -> None:
@@ -232,8 +232,9 @@ def test_a_worker_that_finds_its_record_writes_nothing(images: Path, tmp_path: P
 
     store = open_store(tmp_path / "store")
     plan = plan_ingest(store, [str(images)], "photos", spec(), DIRECT)
-    job = ShardJob(store.uri, "datasets/photos/parts/x", 0, plan.chunks[0], plan.spec, 0)
+    job = ShardJob(store.uri, "datasets/photos/parts/x", 0, plan.chunk(0), plan.spec, 0, 4096)
     first = write_chunk(job)
+    assert not first["reused"]
     assert write_chunk(job) == {**first, "reused": True}
 
 
