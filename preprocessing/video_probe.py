@@ -7,23 +7,29 @@ and edit lists they point to the wrong frame.
 from __future__ import annotations
 
 import bisect
-import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import pairwise
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError
+from av.stream import Discard
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from preprocessing.errors import DecodeError
+from preprocessing.source import Source, as_source
 from preprocessing.video_containers import check_whole, container_of
 
 MAX_FRAME_PIXELS = 100_000_000
+_READ_BYTES = 1 << 18
+"bytes that FFmpeg asks for at once: few calls for a distant store, little waste in a seek"
+_GRACE = 0.5 + 1e-6
+"ticks; a time written as a decimal means the tick that it is nearest to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,12 @@ class VideoIndex:
     "the stream holds frames that are not shown"
     counted: bool = False
     "packets have no usable times: ids count decoded frames, times come from the frame rate"
+    open_gop: bool = False
+    "frames behind a keyframe are shown before it, or it cannot be told"
+    pixel_format: str = ""
+    "as FFmpeg names it"
+    video_streams: int = 1
+    "in the container; only the first is read"
 
     @property
     def frames(self) -> int:
@@ -56,59 +68,70 @@ class VideoIndex:
 
     def seconds(self, frame_id: int) -> float:
         """Return when a frame is shown, counted from the first frame."""
-        return float((self.pts[frame_id] - self.pts[0]) * self.time_base)
+        ticks = self.pts[frame_id] - self.pts[0]
+        return ticks * self.time_base.numerator / self.time_base.denominator
 
     @property
     def duration(self) -> float:
         """Seconds from the first frame to the end of the last, which lasts the median step."""
-        steps = sorted(b - a for a, b in pairwise(self.pts))
-        last = float(steps[len(steps) // 2] * self.time_base) if steps else 1 / (self.fps or 1)
+        steps = np.diff(np.asarray(self.pts, np.int64))
+        middle = int(np.partition(steps, len(steps) // 2)[len(steps) // 2]) if len(steps) else 0
+        last = float(middle * self.time_base) if len(steps) else 1 / (self.fps or 1)
         return self.seconds(self.frames - 1) + last
 
     def frame_at(self, seconds: float) -> int:
         """Return the id of the frame shown at a time after the first frame's."""
-        wanted = self.pts[0] + Fraction(seconds).limit_denominator(10**9) / self.time_base
-        # Half a tick of grace: a time written as a decimal means the tick that it is nearest to.
-        return max(0, bisect.bisect_right(self.pts, wanted + Fraction(1, 2)) - 1)
+        ticks = seconds * self.time_base.denominator / self.time_base.numerator
+        wanted = self.pts[0] + math.floor(ticks + _GRACE)
+        return max(0, bisect.bisect_right(self.pts, wanted) - 1)
 
 
-def probe_video(data: bytes) -> VideoIndex:
-    """Return the index of a whole video file.
+def probe_video(data: bytes | Source) -> VideoIndex:
+    """Return the index of a whole video file; a file of any length is read in small pieces.
 
     Raises:
         DecodeError: empty_file, unrecognised_format, truncated, no_video_stream, no_frames,
             too_large or decode_error (the first frame does not decode).
     """
-    container = container_of(data)
-    check_whole(data, container)
-    with opened(data, container) as (source, stream):
-        _check_index(stream, len(data))
+    raw = as_source(data)
+    container = container_of(raw)
+    check_whole(raw, container)
+    with opened(raw, container) as (source, stream):
+        _check_index(stream, len(raw))
         packets = _read_packets(source, stream)
     if not packets.times:
         raise DecodeError("no_frames", f"{container} with a video stream that holds no frame")
-    with opened(data, container) as (source, stream):
+    with opened(raw, container) as (source, stream):
         first = next(source.decode(stream), None)
         if first is None:
             raise DecodeError("no_frames", f"{container}: none of {len(packets.times)} is a frame")
         if packets.untimed:
             packets = _decode_times(source, stream, first, packets)
-        return _index(stream, container, first, packets)
+        return _index(source, stream, container, first, packets)
 
 
 @contextmanager
-def opened(data: bytes, container: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open a container on bytes, with a decoder of one thread.
+def opened(data: bytes | Source, container: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """Open a container on bytes, with a decoder of one thread; other streams are not read.
 
     Raises:
         DecodeError: no_video_stream, or decode_error where FFmpeg gives up, inside the block too.
     """
     try:
-        with av.open(io.BytesIO(data), "r", format=container, metadata_errors="ignore") as source:
+        with av.open(
+            as_source(data).file(),
+            "r",
+            format=container,
+            metadata_errors="ignore",
+            buffer_size=_READ_BYTES,
+        ) as source:
             if not source.streams.video:
                 raise DecodeError("no_video_stream", f"{container} without a video stream")
             stream = source.streams.video[0]
             if stream.codec_context is None:
                 raise DecodeError("decode_error", f"{container}: a codec without a decoder here")
+            for other in source.streams:
+                other.discard = Discard.default if other is stream else Discard.all
             stream.thread_type = "NONE"
             stream.codec_context.thread_count = 1
             yield source, stream
@@ -136,6 +159,7 @@ class _Packets:
     discarded: int = 0
     untimed: bool = False
     counted: bool = False
+    open_gop: bool = False
 
 
 def _read_packets(source: InputContainer, stream: VideoStream) -> _Packets:
@@ -154,6 +178,8 @@ def _read_packets(source: InputContainer, stream: VideoStream) -> _Packets:
         packets.times.append(time)
         if packet.is_keyframe:
             packets.keyframes.append(time)
+        elif packets.keyframes and time < packets.keyframes[-1]:
+            packets.open_gop = True
     packets.untimed |= len(set(packets.times)) < len(packets.times)
     return packets
 
@@ -170,11 +196,17 @@ def _decode_times(
     timed = [time for time in times if time is not None]
     if len(set(timed)) == len(times):
         keyframes = sorted(set(packets.keyframes) & set(timed))
-        return _Packets(sorted(timed), keyframes, packets.discarded)
-    return _Packets(list(range(len(times))), [0], packets.discarded, counted=True)
+        return _Packets(sorted(timed), keyframes, packets.discarded, open_gop=True)
+    return _Packets(list(range(len(times))), [0], packets.discarded, counted=True, open_gop=True)
 
 
-def _index(stream: VideoStream, container: str, first: VideoFrame, packets: _Packets) -> VideoIndex:
+def _index(
+    source: InputContainer,
+    stream: VideoStream,
+    container: str,
+    first: VideoFrame,
+    packets: _Packets,
+) -> VideoIndex:
     """Put the index together."""
     pts = sorted(packets.times)
     if first.width * first.height > MAX_FRAME_PIXELS:
@@ -184,9 +216,9 @@ def _index(stream: VideoStream, container: str, first: VideoFrame, packets: _Pac
         time_base = 1 / Fraction(stream.average_rate or 25)
     span = (pts[-1] - pts[0]) * time_base
     nominal = float(stream.average_rate or 0)
-    steps = {b - a for a, b in pairwise(pts)}
+    steps = np.diff(np.asarray(pts, np.int64))
     # A container of milliseconds rounds 1/30 s to 33 and 34: one tick is not a variable rate.
-    variable = bool(steps) and max(steps) - min(steps) > 1
+    variable = bool(len(steps) and steps.max() - steps.min() > 1)
     rotation = round(first.rotation / 90) * 90 % 360
     turned = rotation in (90, 270)
     return VideoIndex(
@@ -202,4 +234,7 @@ def _index(stream: VideoStream, container: str, first: VideoFrame, packets: _Pac
         variable_rate=variable,
         edit_list=packets.discarded > 0,
         counted=packets.counted,
+        open_gop=packets.open_gop,
+        pixel_format=first.format.name,
+        video_streams=len(source.streams.video),
     )

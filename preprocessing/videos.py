@@ -1,7 +1,7 @@
 """Videos: clips planned by frame ids, frames decoded by presentation time, motion scored.
 
 The parts: `video_containers` (what the bytes are), `video_probe` (the index), `video_codec` (stored
-clips).
+clips), `video_decord` (a second decoder).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from preprocessing.errors import DecodeError
+from preprocessing.source import Source
 from preprocessing.video_codec import (
     clip_vectors,
     decode_clip,
@@ -25,10 +26,12 @@ from preprocessing.video_codec import (
     rasterise_vectors,
     to_rgb,
 )
+from preprocessing.video_decord import choose_decoder, decord_clips
 from preprocessing.video_probe import VideoIndex, opened, probe_video
 
 __all__ = [
     "VideoIndex",
+    "choose_decoder",
     "clip_vectors",
     "decode_clip",
     "decode_clips",
@@ -39,6 +42,9 @@ __all__ = [
     "probe_video",
     "rasterise_vectors",
 ]
+
+SEGMENT_GRACE = 1.0
+"seconds by which a segment may end after its video"
 
 
 def plan_clips(
@@ -55,38 +61,60 @@ def plan_clips(
         frames: frames of a clip.
         stride: source frames between two clip frames; 1 if neither this nor `fps` is given.
         fps: clip frames a second instead: each is the frame shown at its time.
-        segments: (start, end) in seconds after the first frame; by default the whole video.
+        segments: (start, end) in seconds after the first frame; by default the whole video. An end
+            may pass the video's by a second, as rounded annotations do; it is cut.
 
     Raises:
-        DecodeError: too_short, if not one clip fits.
+        DecodeError: too_short, if the video or one of the segments holds not one clip.
     """
     if stride is not None and fps is not None:
         raise ValueError(f"plan_clips: stride is {stride} and fps is {fps}; give one of them.")
     if frames < 1 or (stride or 1) < 1 or (fps is not None and fps <= 0):
         raise ValueError(f"plan_clips: {frames=}, {stride=}, {fps=}; all must be positive.")
+    duration = index.duration
     clips: list[list[int]] = []
-    for begin, end in segments or [(0.0, index.duration)]:
+    for begin, end in segments or [(0.0, duration)]:
+        if segments:
+            _check_segment(begin, end, duration)
         if fps is not None:
-            clips += _clips_by_time(index, frames, fps, begin, min(end, index.duration))
+            found = _clips_by_time(index, frames, fps, begin, min(end, duration))
         else:
-            clips += _clips_by_stride(index, frames, stride or 1, begin, end)
-    if not clips:
-        pace = f"{fps} frames a second" if fps else f"stride {stride or 1}"
-        raise DecodeError(
-            "too_short",
-            f"{index.frames} frames in {index.duration:.3f} s hold no clip of {frames} at {pace}",
-        )
+            found = _clips_by_stride(index, frames, stride or 1, begin, end)
+        if not found:
+            pace = f"{fps} frames a second" if fps else f"stride {stride or 1}"
+            where = f" from {begin} to {end} s" if segments else ""
+            raise DecodeError(
+                "too_short",
+                f"{index.frames} frames in {duration:.3f} s hold no clip of {frames} at {pace}"
+                f"{where}",
+            )
+        clips += found
     return clips
+
+
+def _check_segment(begin: float, end: float, duration: float) -> None:
+    """Refuse a segment that is not a piece of the video."""
+    if not 0 <= begin < end:  # not a number, too
+        raise DecodeError("too_short", f"segment from {begin} to {end} s: start must be before end")
+    if begin >= duration or end > duration + SEGMENT_GRACE:
+        raise DecodeError(
+            "too_short", f"segment from {begin} to {end} s: the video lasts {duration:.3f} s"
+        )
 
 
 def _clips_by_stride(
     index: VideoIndex, frames: int, stride: int, begin: float, end: float
 ) -> list[list[int]]:
     """Cut the frames shown in [begin, end) into clips."""
-    ids = [i for i in range(index.frames) if begin <= index.seconds(i) < end]
+    every = range(index.frames)
+    ids = every[
+        bisect.bisect_left(every, begin, key=index.seconds) : bisect.bisect_left(
+            every, end, key=index.seconds
+        )
+    ]
     reach = (frames - 1) * stride + 1
     starts = range(0, len(ids) - reach + 1, frames * stride)
-    return [ids[start : start + reach : stride] for start in starts]
+    return [list(ids[start : start + reach : stride]) for start in starts]
 
 
 def _clips_by_time(
@@ -99,7 +127,12 @@ def _clips_by_time(
 
 
 def decode_frames(
-    data: bytes, index: VideoIndex, frame_ids: Sequence[int], *, short_side: int | None = None
+    data: bytes | Source,
+    index: VideoIndex,
+    frame_ids: Sequence[int],
+    *,
+    short_side: int | None = None,
+    decoder: str = "pyav",
 ) -> NDArray[np.uint8]:
     """Return (T, H, W, 3) uint8 RGB: the frames of the given ids, upright, in the given order.
 
@@ -108,19 +141,22 @@ def decode_frames(
         index: what `probe_video` said of it.
         frame_ids: any ids, repeated ones too.
         short_side: scale the shorter edge down to this, by area means; nothing is enlarged.
+        decoder: pyav, or decord where `choose_decoder` allows it.
 
     Raises:
         DecodeError: a frame does not decode.
     """
-    return next(decode_clips(data, index, [list(frame_ids)], short_side=short_side))[1]
+    clips = [list(frame_ids)]
+    return next(decode_clips(data, index, clips, short_side=short_side, decoder=decoder))[1]
 
 
 def decode_clips(
-    data: bytes,
+    data: bytes | Source,
     index: VideoIndex,
     clips: Sequence[Sequence[int]],
     *,
     short_side: int | None = None,
+    decoder: str = "pyav",
 ) -> Iterator[tuple[list[int], NDArray[np.uint8]]]:
     """Yield (ids, frames) of each clip; consecutive clips cost one pass over the video.
 
@@ -129,23 +165,38 @@ def decode_clips(
     bad = [i for clip in clips for i in clip if not 0 <= i < index.frames]
     if bad:
         raise ValueError(f"decode_clips: frame ids {bad[:5]} of a video of {index.frames} frames.")
-    size = _decoded_size(index, short_side)
+    size = shown_size(index, short_side)
+    if decoder == "decord":
+        yield from decord_clips(data, index, clips, size)
+        return
     with opened(data, index.container) as (source, stream):
         reader = _FrameReader(source, stream, index, size)
         for clip in clips:
-            pixels = {i: reader.read(i) for i in sorted(set(clip))}
-            yield list(clip), np.stack([pixels[i] for i in clip])
+            yield list(clip), _read_clip(reader, clip, size)
 
 
-def _decoded_size(index: VideoIndex, short_side: int | None) -> tuple[int, int]:
-    """Return (width, height) before rotation that frames are scaled to; zeros to leave them."""
+def _read_clip(
+    reader: _FrameReader, clip: Sequence[int], size: tuple[int, int]
+) -> NDArray[np.uint8]:
+    """Return the frames of a clip; each is decoded once, in ascending order."""
+    places: dict[int, list[int]] = {}
+    for place, frame_id in enumerate(clip):
+        places.setdefault(frame_id, []).append(place)
+    frames = np.empty((len(clip), size[1], size[0], 3), np.uint8)
+    for frame_id in sorted(places):
+        frames[places[frame_id]] = reader.read(frame_id)
+    return frames
+
+
+def shown_size(index: VideoIndex, short_side: int | None) -> tuple[int, int]:
+    """Return (width, height) of upright frames once the shorter edge is scaled down."""
     short = min(index.width, index.height)
     if short_side is None or short <= short_side:
-        return 0, 0
-    width, height = (
-        max(1, round(edge * short_side / short)) for edge in (index.width, index.height)
+        return index.width, index.height
+    return (
+        max(1, round(index.width * short_side / short)),
+        max(1, round(index.height * short_side / short)),
     )
-    return (height, width) if index.rotation in (90, 270) else (width, height)
 
 
 class _FrameReader:
@@ -154,8 +205,10 @@ class _FrameReader:
     def __init__(
         self, source: InputContainer, stream: VideoStream, index: VideoIndex, size: tuple[int, int]
     ) -> None:
-        self.source, self.stream, self.index, self.size = source, stream, index, size
-        self.ids = {pts: i for i, pts in enumerate(index.pts)}
+        self.source, self.stream, self.index = source, stream, index
+        scaled = size if size != (index.width, index.height) else (0, 0)
+        self.size = scaled[::-1] if index.rotation in (90, 270) else scaled
+        "(width, height) before rotation; zeros to leave them"
         self.frames: Iterator[VideoFrame] = iter(source.decode(stream))
         self.last = -1
         "id of the frame decoded last"
@@ -166,19 +219,35 @@ class _FrameReader:
         Raises:
             DecodeError: decode_error, if the frame is damaged or never comes.
         """
-        before = bisect.bisect_right(self.index.keyframes, wanted) - 1
-        keyframe = self.index.keyframes[before] if before >= 0 else 0
+        keyframes = self.index.keyframes
+        place = max(0, bisect.bisect_right(keyframes, wanted) - 1)
+        keyframe = keyframes[place] if keyframes and keyframes[0] <= wanted else 0
         if wanted <= self.last or keyframe > self.last + 1:
             self._seek(keyframe)
         frame = self._decode_until(wanted)
-        if frame is None and keyframe:
+        back = 1
+        while frame is None and keyframe:
             # Frames just behind an open keyframe need what lies before it; the start always serves.
-            self._seek(0)
+            keyframe = keyframes[place - back] if place >= back else 0
+            back *= 2
+            self._seek(keyframe)
             frame = self._decode_until(wanted)
         if frame is None:
             raise DecodeError(
                 "decode_error",
                 f"frame {wanted} of {self.index.frames} is in the index but does not decode",
+            )
+        return self._pixels(frame)
+
+    def _pixels(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        """Return (H, W, 3) uint8 of a decoded frame, scaled and upright."""
+        turned = self.index.rotation in (90, 270)
+        shown = (frame.height, frame.width) if turned else (frame.width, frame.height)
+        if shown != (self.index.width, self.index.height):
+            raise DecodeError(
+                "shape_mismatch",
+                f"a frame is {shown[0]}x{shown[1]}, the first one is "
+                f"{self.index.width}x{self.index.height} (width x height)",
             )
         return upright(to_rgb(frame, *self.size), self.index.rotation)
 
@@ -194,10 +263,13 @@ class _FrameReader:
 
     def _id_of(self, frame: VideoFrame) -> int | None:
         """Return which frame this is; None for one that is not shown."""
+        found: int | None = None
         if self.index.counted:
-            found: int | None = self.last + 1
-        else:
-            found = None if frame.pts is None else self.ids.get(frame.pts)
+            found = self.last + 1
+        elif frame.pts is not None:
+            place = bisect.bisect_left(self.index.pts, frame.pts)
+            if place < self.index.frames and self.index.pts[place] == frame.pts:
+                found = place
         self.last = self.last if found is None else found
         return found
 
