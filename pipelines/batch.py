@@ -9,6 +9,7 @@ epoch, sample, purpose), so who calls it, and when, cannot change a batch.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,23 +19,37 @@ from numpy.typing import NDArray
 from pipelines.column_codec import unpack_array
 from pipelines.keys import sample_id
 from pipelines.producers import VIEW_SEED, channels_first, spatial_shape
+from pipelines.producers_motion import CELLS_PER_PATCH, seen_motion
 from pipelines.rows import ShardRows, place_of
 from pipelines.stream import STREAM_TARGETS, StreamConfig
+from preprocessing.bits import unpack_mask
 from preprocessing.errors import DecodeError
-from preprocessing.flow import int16_to_flow
 from preprocessing.hog import uint8_to_hog
+from preprocessing.indices import INDICES, int16_to_ndi, ndi
+from preprocessing.mask_random import Grid
 from preprocessing.masks import decoded_tokens, make_mask
 from preprocessing.payloads import decode_payload
 from preprocessing.randomness import generator
-from preprocessing.targets import target_from_pixels
-from preprocessing.views import View, apply_view, draw_view, view_flow
+from preprocessing.targets import TargetConfig, patch_values, target_from_pixels
+from preprocessing.views import View, apply_view, draw_view
 from storage.fs import Store
 from storage.shards import ShardReader
 
 Batch = dict[str, Any]
 Arrays = dict[str, Any]
-CELLS_PER_PATCH = 2
-"Flow is seen on a grid this much finer than the tokens."
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A sample as a batch sees it: what its targets are made from."""
+
+    stored: NDArray[Any]
+    "all of it, decoded"
+    pixels: NDArray[Any]
+    "under the view"
+    view: View
+    fields: dict[str, Any]
+    epoch: int
 
 
 class BatchBuilder:
@@ -76,10 +91,12 @@ class BatchBuilder:
             stored = decode_payload(fields["ext"], payload)
         except DecodeError as error:
             raise DecodeError(error.reason_class, f"{where}: {error.detail}") from error
+        if stored.ndim == 4:
+            stored = stored[:: self.stream.stride]
         sample = sample_id(fields["key"])
         view = self._view(spatial_shape(stored, fields["ext"]), sample, epoch)
-        stored = self._select_bands(stored, fields, where)
-        pixels = apply_view(stored, view, channels_first=channels_first(fields["ext"]))
+        chosen = self._select_bands(stored, fields, where)
+        pixels = apply_view(chosen, view, channels_first=channels_first(fields["ext"]))
         arrays: Arrays = {
             "pixels": to_channels_first(pixels, fields["ext"]),
             "sample": np.int64(sample),
@@ -87,9 +104,13 @@ class BatchBuilder:
         if self.labelled:
             return arrays
         derived = {name: self._column(shard, row, name) for name in self.columns}
-        grid = self.grid(stored)
-        arrays |= self._tokens(grid, self._motion(derived, view, grid), sample, epoch)
-        return arrays | self._targets(pixels, derived, fields["ext"], epoch)
+        arrays |= self._tokens(self.grid(chosen), derived, view, sample, epoch)
+        seen = Seen(stored, pixels, view, fields, epoch)
+        return arrays | {
+            f"targets.{target.kind}": self._target(target, seen, derived)
+            for target in self.stream.targets
+            if target.kind in STREAM_TARGETS
+        }
 
     def _read(self, path: str, fields: dict[str, Any], where: str) -> bytes:
         reader = self._readers.get(path)
@@ -131,51 +152,50 @@ class BatchBuilder:
             return len(self.stream.groups), edge, edge
         return (len(stored) // self.stream.tubelet if stored.ndim == 4 else 1), edge, edge
 
-    def _tokens(self, grid: tuple[int, int, int], seen: Arrays, sample: int, epoch: int) -> Arrays:
+    def _tokens(self, grid: Grid, derived: Arrays, view: View, sample: int, epoch: int) -> Arrays:
         """Return the index lists of visible, masked and decoded tokens."""
         config = self.stream.mask
-        rng = generator(self.stream.seed, epoch, sample, "mask")
-        mask = make_mask(config, grid, rng, cell=self.stream.patch / CELLS_PER_PATCH, **seen)
-        decoded = decoded_tokens(
-            config, grid, mask, generator(self.stream.seed, epoch, sample, "decoded")
-        )
+        entropy = config.entropy(self.stream.seed, epoch)
+        if config.made == "column":
+            packed = derived["masks"][epoch % config.draws]
+            mask = unpack_mask(packed, grid[0] * grid[1] * grid[2])
+        else:
+            seen: Arrays = {}
+            for name in {"flow", "motion"} & set(derived):
+                parameters = self.columns[name].parameters
+                seen |= seen_motion(name, derived[name], parameters, view, grid)
+            cell = self.stream.patch / CELLS_PER_PATCH
+            mask = make_mask(config, grid, generator(*entropy, sample, "mask"), cell=cell, **seen)
+        decoded = decoded_tokens(config, grid, mask, generator(*entropy, sample, "decoded"))
         return {
             "visible": np.flatnonzero(~mask),
             "masked": np.flatnonzero(mask),
             "decoded": np.flatnonzero(decoded),
         }
 
-    def _motion(self, derived: Arrays, view: View, grid: tuple[int, int, int]) -> Arrays:
-        """Return the stored flow or codec motion as the view sees it."""
-        cells = (CELLS_PER_PATCH * grid[1], CELLS_PER_PATCH * grid[2])
-        seen: Arrays = {}
-        if "flow" in derived:
-            parameters = self.columns["flow"].parameters
-            both = ("backward", "forward")
-            ways = both if parameters["direction"] == "both" else (parameters["direction"],)
-            for name, field in zip(ways, derived["flow"], strict=True):
-                seen[name] = view_flow(int16_to_flow(field), parameters["cell"], view, cells)
-        if "motion" in derived:
-            cell = self.columns["motion"].parameters["cell"]
-            seen["motion"] = view_flow(int16_to_flow(derived["motion"]), cell, view, cells)
-        return seen
+    def _target(self, target: TargetConfig, seen: Seen, derived: Arrays) -> NDArray[np.float32]:
+        """Return one target (N, P), read from its column or made on the spot."""
+        first, patch = channels_first(seen.fields["ext"]), self.stream.patch
+        stored = derived[target.kind] if target.source == "column" else None
+        if target.kind == "ndi":
+            return self._indices(seen, stored)
+        if stored is None:
+            return target_from_pixels(
+                seen.pixels, target, patch, self.stream.tubelet, channels_first=first
+            )
+        frozen = stored[seen.epoch % self.stream.frozen_views]
+        return uint8_to_hog(frozen) if target.kind == "hog" else frozen.astype(np.float32)
 
-    def _targets(
-        self, pixels: NDArray[np.generic], derived: Arrays, ext: str, epoch: int
-    ) -> Arrays:
-        targets: Arrays = {}
-        for target in self.stream.targets:
-            if target.kind not in STREAM_TARGETS:
-                continue
-            if target.source == "column":
-                value = uint8_to_hog(derived[target.kind][epoch % self.stream.frozen_views])
-            else:
-                first = channels_first(ext)
-                value = target_from_pixels(
-                    pixels, target, self.stream.patch, self.stream.tubelet, channels_first=first
-                )
-            targets[f"targets.{target.kind}"] = value
-        return targets
+    def _indices(self, seen: Seen, stored: NDArray[Any] | None) -> NDArray[np.float32]:
+        """Return the normalised-difference indices of each patch under the view."""
+        if stored is not None:
+            maps = int16_to_ndi(stored)
+        else:
+            names = self.stream.columns.get("ndi", {}).get("names", tuple(INDICES))
+            bands = json.loads(seen.fields["metadata"]).get("channels") or []
+            maps = ndi(seen.stored, bands, tuple(names))
+        viewed = apply_view(maps, seen.view, channels_first=True)
+        return patch_values(viewed, self.stream.patch)
 
 
 def to_channels_first(pixels: NDArray[np.generic], ext: str) -> NDArray[np.generic]:

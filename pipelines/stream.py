@@ -7,14 +7,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipelines.order import OrderConfig
-from pipelines.producers import column_spec
+from pipelines.producers import PRODUCERS, column_spec
+from pipelines.producers_motion import mask_settings
 from preprocessing.masks import MaskConfig
 from preprocessing.targets import TargetConfig
 from preprocessing.views import ViewConfig
 from storage.columns import ColumnSpec
 
-STREAM_TARGETS = ("hog",)
-"Targets that the stream makes; all others the objective computes from the pixels."
+STREAM_TARGETS = ("hog", "ndi", "features")
+"Targets that the stream makes or reads; pixels the objective takes from the pixels."
+COLUMN_ONLY = ("features",)
+"Targets that are never made in the stream."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,6 +50,9 @@ class StreamConfig:
     """parameters asked of the columns that the mask reads, where they are not the producers'
     defaults"""
 
+    stride: int = 1
+    "of a stored clip, take every so many-th frame"
+
     def __post_init__(self) -> None:
         if self.view.size % self.patch:
             raise ValueError(
@@ -54,13 +60,29 @@ class StreamConfig:
                 "whole patches. "
                 f"Use view.size={self.view.size // self.patch * self.patch or self.patch}."
             )
-        stored = [t for t in self.targets if t.kind in STREAM_TARGETS and t.source == "column"]
-        if stored and not self.frozen_views:
+        if self.stride < 1:
+            raise ValueError(f"data.stride is {self.stride}; it must be 1 or more.")
+        for target in self.targets:
+            self._check_target(target)
+
+    def _check_target(self, target: TargetConfig) -> None:
+        kind = target.kind
+        if kind in COLUMN_ONLY and target.source != "column":
             raise ValueError(
-                f"target {stored[0].kind} has source=column, but data.frozen_views is 0. A stored "
-                f"{stored[0].kind} fits only "
-                "its own frozen views: set data.frozen_views to the number of views, or "
+                f"target {kind} has source={target.source}; the stream cannot make it. "
+                f"Use source=column, and derive {kind} first."
+            )
+        stored = kind in STREAM_TARGETS and target.source == "column"
+        if stored and PRODUCERS[kind].frozen and not self.frozen_views:
+            raise ValueError(
+                f"target {kind} has source=column, but data.frozen_views is 0. A stored {kind} "
+                "fits only its own frozen views: set data.frozen_views to the number of views, or "
                 "source=online."
+            )
+        if kind == "ndi" and self.groups:
+            raise ValueError(
+                "target ndi is one vector a patch, but model.groups makes a token of each band "
+                "group. Leave out model.groups, or the target ndi."
             )
 
     @property
@@ -70,23 +92,49 @@ class StreamConfig:
 
     def needed_columns(self) -> dict[str, ColumnSpec]:
         """Return the exact columns that the masks and targets of this stream read."""
-        asked = {**{key: {} for key in self.mask.columns}, **self.columns}
-        needed = {name: column_spec(name, parameters) for name, parameters in asked.items()}
+        guides: dict[str, dict[str, Any]] = {name: {} for name in self.mask.columns}
+        asked = {**guides, **self.columns}
+        if self.mask.made == "column":
+            asked = {name: given for name, given in asked.items() if name not in guides}
+            asked["masks"] = self._mask_parameters()
         for target in self.targets:
-            if target.kind == "hog" and target.source == "column":
-                needed["hog"] = column_spec(
-                    "hog",
-                    {
-                        "cell": target.cell,
-                        "bins": target.bins,
-                        "window": target.window,
-                        "patch": self.patch,
-                        "tubelet": self.tubelet,
-                        "views": self.frozen_views,
-                        "view": asdict(self.view),
-                    },
-                )
-        return needed
+            if target.kind in STREAM_TARGETS and target.source == "column":
+                asked[target.kind] = {
+                    **asked.get(target.kind, {}),
+                    **self._target_parameters(target),
+                }
+        for name in ("flow", "motion"):
+            if name in asked:
+                asked[name] = {"stride": self.stride, **asked[name]}
+        return {name: column_spec(name, parameters) for name, parameters in asked.items()}
+
+    def _frozen(self) -> dict[str, Any]:
+        return {"views": self.frozen_views, "view": asdict(self.view), "stride": self.stride}
+
+    def _target_parameters(self, target: TargetConfig) -> dict[str, Any]:
+        if target.kind == "ndi":
+            return {}
+        if target.kind != "hog":
+            return self._frozen()
+        own = {name: getattr(target, name) for name in ("cell", "bins", "window")}
+        return {**own, "patch": self.patch, "tubelet": self.tubelet, **self._frozen()}
+
+    def _mask_parameters(self) -> dict[str, Any]:
+        """Return what the column `masks` of this stream has: the grid, and for masks that follow
+        motion the frozen views and the column that shows it."""
+        parameters: dict[str, Any] = {
+            "draws": self.mask.draws,
+            "size": self.view.size,
+            "patch": self.patch,
+            "tubelet": self.tubelet,
+            "stride": self.stride,
+            "groups": len(self.groups),
+            "mask": mask_settings(self.mask),
+        }
+        for guide in self.mask.columns:
+            parameters |= self._frozen()
+            parameters["input"] = {"stride": self.stride, **self.columns.get(guide, {})}
+        return parameters
 
 
 def column_arguments(spec: ColumnSpec) -> str:

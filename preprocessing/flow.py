@@ -52,38 +52,61 @@ METHODS: dict[str, Callable[[], Estimator]] = {
     "farneback": _farneback,
 }
 
+RAFT = ("raft_small", "raft_large")
+"Estimators that need weights; see preprocessing.raft."
+
 
 def dense_flow(
-    frames: NDArray[np.uint8], *, method: str = "dis_medium", direction: str = "backward"
+    frames: NDArray[np.uint8],
+    *,
+    method: str = "dis_medium",
+    direction: str = "backward",
+    weights: bytes | None = None,
 ) -> NDArray[np.float32]:
     """Return the flow between neighbouring frames.
 
     Args:
         frames: (T, H, W, 3) uint8 RGB, or (T, H, W) or (T, H, W, 1) gray; T >= 2, edges of at least
             16 px.
-        method: one of `METHODS`.
+        method: one of `METHODS`, or raft_small or raft_large with RGB frames.
         direction: "backward" is flow(j -> j-1) for j = 1 .. T-1, "forward" flow(j -> j+1) for j = 0
             .. T-2.
+        weights: of RAFT: the bytes of torchvision's weight file.
 
     Returns:
         (T-1, H, W, 2) float32, px.
     """
-    if method not in METHODS:
-        raise ValueError(f"flow.method is {method!r}. Known: {', '.join(METHODS)}.")
+    if method not in (*METHODS, *RAFT):
+        raise ValueError(f"flow.method is {method!r}. Known: {', '.join((*METHODS, *RAFT))}.")
     if direction not in ("backward", "forward"):
         raise ValueError(f"flow.direction is {direction!r}; it must be backward or forward.")
-    gray = _gray(frames)
-    if len(gray) < 2 or min(gray.shape[1:]) < _MIN_EDGE:
+    if len(frames) < 2 or min(frames.shape[1:3]) < _MIN_EDGE:
         raise ValueError(
             f"dense_flow: frames are {frames.shape}. At least 2 frames of {_MIN_EDGE}x{_MIN_EDGE} "
             "px are needed. "
             "Ingest with more frames a clip or a larger short side."
         )
+    if method in RAFT:
+        return _raft(frames, method, direction, weights)
     estimate = METHODS[method]()
-    pairs = list(pairwise(gray))
+    pairs = list(pairwise(_gray(frames)))
     if direction == "backward":
         pairs = [(later, earlier) for earlier, later in pairs]
     return np.stack([estimate(source, target) for source, target in pairs])
+
+
+def _raft(
+    frames: NDArray[np.uint8], method: str, direction: str, weights: bytes | None
+) -> NDArray[np.float32]:
+    if not weights or frames.ndim != 4 or frames.shape[3] != 3:
+        raise ValueError(
+            f"flow.method={method} needs RGB frames and flow.weights=FILE, torchvision's weights. "
+            "Give both, or use flow.method=dis_medium."
+        )
+    from preprocessing.raft import raft_pairs  # torch: only who asks for RAFT loads it
+
+    ends = (frames[1:], frames[:-1]) if direction == "backward" else (frames[:-1], frames[1:])
+    return raft_pairs(*ends, method, weights)
 
 
 def _gray(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -27,7 +27,10 @@ _CHOICES = {
     "keep": ("tubelet", "clip"),
     "colour": tuple(SIGMAS),
     "decoder": ("masked", "running_cell", "partial", "all"),
+    "made": ("online", "column"),
 }
+MASK_SEED = 0
+"Frozen draws do not depend on a run's seed, so that runs with different seeds share their masks."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +58,11 @@ class MaskConfig:
     "or all"
     decoder_ratio: float = 0.5
     "running_cell: share NOT decoded, in quarters; partial: share of all tokens that is predicted"
+    draws: int = 0
+    """0 draws a new mask each epoch; K uses draw `epoch mod K` of K frozen ones, the same in every
+    run"""
+    made: str = "online"
+    "frozen draws are made on the spot, or read from the column `masks`: the same numbers"
 
     def __post_init__(self) -> None:
         mask_named(self.kind)
@@ -73,6 +81,11 @@ class MaskConfig:
                 raise ValueError(
                     f"mask.{name} is {getattr(self, name)!r}; it must be one of {', '.join(known)}."
                 )
+        if self.draws < 0 or (self.made == "column" and not self.draws):
+            raise ValueError(
+                f"mask.made is {self.made}, mask.draws is {self.draws}. Stored masks are frozen "
+                "draws: set mask.draws to their number, or mask.made=online."
+            )
         if self.decoder == "partial" and self.decoder_ratio > self.ratio:
             raise ValueError(
                 f"mask.decoder_ratio is {self.decoder_ratio}, mask.ratio {self.ratio}; "
@@ -83,6 +96,10 @@ class MaskConfig:
     def columns(self) -> tuple[str, ...]:
         """The derived columns that drawing this mask needs."""
         return (self.source,) if self.kind in ("mgmae", "mgm") else ()
+
+    def entropy(self, seed: int, epoch: int) -> tuple[int, int]:
+        """Return the seed and the number that key the draws of an epoch of a run."""
+        return (MASK_SEED, epoch % self.draws) if self.draws else (seed, epoch)
 
 
 @dataclass(frozen=True, slots=True)

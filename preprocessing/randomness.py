@@ -19,6 +19,7 @@ PURPOSES = {
     "season": 7,
     "heldout": 8,
     "demo": 9,
+    "codes": 10,
 }
 "What numbers are drawn for. A number, once given, is never given to another purpose."
 

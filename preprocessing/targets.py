@@ -95,3 +95,11 @@ def target_from_pixels(
     return np.concatenate(
         [hog_targets(frame, patch, config.cell, config.bins, config.window) for frame in frames]
     )
+
+
+def patch_values(maps: NDArray[Any], patch: int) -> NDArray[np.float32]:
+    """Return the patches of (I, H, W) maps as (N, patch * patch * I): row, column, map."""
+    count, height, width = maps.shape
+    split = maps.reshape(count, height // patch, patch, width // patch, patch)
+    tokens = split.transpose(1, 3, 2, 4, 0).reshape(-1, patch * patch * count)
+    return np.ascontiguousarray(tokens, dtype=np.float32)
