@@ -1,0 +1,106 @@
+"""T1: killed, without power, or refused at any call, the command ends in the same store (G3)."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.faults.scenes import SCENES, check_clean, make_raw, tree
+from tests.faults.torture import FAILURES, KILLS, Fault, Watch
+from tests.faults.zygote import Outcome, Zygote
+
+SAMPLES = 3
+"Faults of each kind for each scene in the fast suite; the slow sweep takes all."
+
+
+class Stage:
+    """A scene with its raw files, the store before it, and the store after it without faults."""
+
+    def __init__(self, name: str, place: Path, zygote: Zygote) -> None:
+        self.scene, self.place, self.zygote = SCENES[name], place, zygote
+        self.raw = make_raw(place / "raw")
+        self.before = place / "before"
+        prepared = zygote.run(self.scene.prepare, self.before, self.raw)
+        assert prepared.error == ""
+        root = self.copy()
+        done = self.run(root, Fault())
+        assert (done.code, done.error) == (0, "")
+        self.calls, self.written = done.calls, done.written
+        self.after = tree(root)
+        self.added = sum((root / name).stat().st_size for name in self.after.keys() - self.old())
+
+    def old(self) -> set[str]:
+        return set(tree(self.before))
+
+    def copy(self) -> Path:
+        """Return the store as it was before, a fresh one each time."""
+        root = self.place / "store"
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(self.before, root)
+        return root
+
+    def run(self, root: Path, fault: Fault) -> Outcome:
+        return self.zygote.run(self.scene.work, root, self.raw, watch=Watch(root, fault))
+
+    def interrupt(self, fault: Fault) -> None:
+        """Run with a fault, then again without one, and compare."""
+        root = self.copy()
+        hurt = self.run(root, fault)
+        if fault.how in KILLS:
+            ended = 0 if fault.at > self.calls else -signal.SIGKILL
+            assert hurt.code == ended, hurt
+        again = self.run(root, Fault())
+        assert (again.code, again.error) == (0, ""), (fault, hurt)
+        assert tree(root) == self.after, (fault, hurt)
+        check_clean(root)
+
+
+@pytest.fixture(scope="module")
+def stages() -> Iterator[object]:
+    zygote = Zygote()
+    with TemporaryDirectory(prefix="torture-") as place:
+
+        @cache
+        def stage(name: str) -> Stage:
+            (Path(place) / name).mkdir()
+            return Stage(name, Path(place) / name, zygote)
+
+        yield stage
+    zygote.close()
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_every_byte_of_a_store_goes_through_the_counted_calls(stages: object, name: str) -> None:
+    stage = stages(name)  # type: ignore[operator]
+    assert stage.written >= stage.added > 0 or name in ("gc",)
+
+
+@pytest.mark.parametrize("how", KILLS + FAILURES)
+@pytest.mark.parametrize("name", SCENES)
+def test_interrupted_at_some_calls_the_store_ends_the_same(
+    stages: object, name: str, how: str
+) -> None:
+    """G3: a sample of calls, the first and the last always among them."""
+    stage = stages(name)  # type: ignore[operator]
+    drawn = random.Random(f"{name} {how}").sample(range(2, stage.calls), SAMPLES - 1)
+    for at in drawn:
+        stage.interrupt(Fault(at, how))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", KILLS + FAILURES)
+@pytest.mark.parametrize("name", SCENES)
+def test_interrupted_at_any_call_the_store_ends_the_same(
+    stages: object, name: str, how: str
+) -> None:
+    """G3: every call, and after the last."""
+    stage = stages(name)  # type: ignore[operator]
+    for at in range(1, stage.calls + 2):
+        stage.interrupt(Fault(at, how))
