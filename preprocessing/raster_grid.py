@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from preprocessing.errors import DecodeError
-from preprocessing.images import resize
-from preprocessing.raster_files import RasterImage
+from preprocessing.raster_reader import Box, RasterImage, RasterReader, Window, reader_of
+from preprocessing.raster_resample import resampled
 
 
 def stack_channels(planes: Sequence[tuple[str, NDArray[np.generic]]]) -> NDArray[np.generic]:
@@ -20,87 +19,113 @@ def stack_channels(planes: Sequence[tuple[str, NDArray[np.generic]]]) -> NDArray
     Raises:
         DecodeError: shape_mismatch, naming the channels and their shapes.
     """
-    shapes = {plane.shape for _, plane in planes}
-    if len(shapes) > 1:
-        seen = ", ".join(f"{name} {'x'.join(map(str, plane.shape))}" for name, plane in planes)
-        raise DecodeError("shape_mismatch", f"channels of one field differ in shape: {seen}")
+    _check_shapes([(name, plane.shape) for name, plane in planes])
     return np.stack([plane for _, plane in planes])
 
 
-def merge_channels(images: Sequence[RasterImage], names: Sequence[str]) -> RasterImage:
-    """Return one image of files that hold a channel each.
+def _check_shapes(shapes: Sequence[tuple[str, tuple[int, ...]]]) -> None:
+    """Refuse channels of different shapes."""
+    if len({shape for _, shape in shapes}) > 1:
+        seen = ", ".join(f"{name} {'x'.join(map(str, shape))}" for name, shape in shapes)
+        raise DecodeError("shape_mismatch", f"channels of one field differ in shape: {seen}")
 
-    Georeferenced bands of different resolutions are brought to the finest grid (`resample_to`);
-    anything else must agree in shape.
+
+def merge_channels(
+    images: Sequence[RasterImage], names: Sequence[str], nearest: Collection[str] = ()
+) -> RasterImage:
+    """Return one image of files that hold a channel each, as `merge_readers` does."""
+    merged = merge_readers([reader_of(image) for image in images], names, nearest)
+    array, valid = merged.read(merged.box)
+    return RasterImage(
+        array=array,
+        valid_CHW=valid,
+        channels=merged.channels,
+        pixel_size=merged.pixel_size,
+        metadata=merged.metadata,
+        crs=merged.crs,
+        bounds=merged.bounds,
+    )
+
+
+def merge_readers(
+    readers: Sequence[RasterReader], names: Sequence[str], nearest: Collection[str] = ()
+) -> RasterReader:
+    """Return one raster of files that hold a channel each; mixed dtypes widen to hold all.
+
+    Georeferenced bands of different resolutions come to the grid of the one with the most pixels
+    (`raster_resample` says how); anything else must agree in shape.
 
     Args:
-        images: one image a channel; each with a single channel.
-        names: the channels' names, in the order of `images`.
+        readers: one raster a channel; each with a single channel.
+        names: the channels' names, in the order of `readers`.
+        nearest: the channels whose values are codes, which are never interpolated.
 
     Raises:
         DecodeError: shape_mismatch.
     """
-    for name, image in zip(names, images, strict=True):
-        if image.array.shape[0] != 1:
+    for name, reader in zip(names, readers, strict=True):
+        if reader.shape[0] != 1:
             raise DecodeError(
-                "shape_mismatch", f"{name}: {image.array.shape[0]} channels in a file, expected 1"
+                "shape_mismatch", f"{name}: {reader.shape[0]} channels in a file, expected 1"
             )
-    if all(image.bounds is not None for image in images):
-        images = resample_to(images, names)
-    array = stack_channels([(n, image.array[0]) for n, image in zip(names, images, strict=True)])
-    valid = np.concatenate([image.valid_CHW for image in images])
-    finest = min(images, key=lambda image: image.pixel_size or (0.0, 0.0))
-    metadata = {**finest.metadata, "descriptions": list(names)}
-    return replace(finest, array=array, valid_CHW=valid, channels=list(names), metadata=metadata)
+    largest = max(readers, key=lambda reader: reader.shape[1] * reader.shape[2])
+    if all(reader.bounds is not None for reader in readers):
+        _check_ground(readers, names, largest)
+    else:
+        _check_shapes([(n, r.shape[1:]) for n, r in zip(names, readers, strict=True)])
+    grid = largest.shape[1:]
+    codes = [name in nearest for name in names]
+
+    def read(box: Box) -> Window:
+        windows = [
+            reader.read(box)
+            if reader.shape[1:] == grid
+            else resampled(reader, grid, box, nearest=code)
+            for reader, code in zip(readers, codes, strict=True)
+        ]
+        return np.concatenate([w[0] for w in windows]), np.concatenate([w[1] for w in windows])
+
+    # Names and numbers are those of the file with the smallest pixels.
+    finest = min(readers, key=lambda reader: reader.pixel_size or (0.0, 0.0))
+    return replace(
+        finest,
+        shape=(len(readers), *grid),
+        dtype=np.result_type(*(reader.dtype for reader in readers)),
+        read=read,
+        block=_block(readers, grid),
+        masked=any(reader.masked for reader in readers),
+        channels=list(names),
+        metadata={**finest.metadata, "descriptions": list(names)},
+    )
 
 
-def resample_to(images: Sequence[RasterImage], names: Sequence[str]) -> list[RasterImage]:
-    """Return georeferenced images on the grid of the one with the most pixels.
+def _block(readers: Sequence[RasterReader], grid: tuple[int, int]) -> tuple[int, int]:
+    """Return the largest block of any band, in pixels of the grid."""
+    rows = max(r.block[0] * grid[0] // r.shape[1] for r in readers)
+    columns = max(r.block[1] * grid[1] // r.shape[2] for r in readers)
+    return max(1, rows), max(1, columns)
 
-    Values are interpolated linearly, pixels being areas; a band with invalid pixels takes the
-    nearest value instead, so that nodata never mixes into data.
 
-    Raises:
-        DecodeError: shape_mismatch, if they cover different ground or use different CRSs.
-    """
-    finest = max(images, key=lambda image: image.array[0].size)
-    done = []
-    for name, image in zip(names, images, strict=True):
-        if image.crs != finest.crs or not _same_ground(image, finest):
+def _check_ground(
+    readers: Sequence[RasterReader], names: Sequence[str], finest: RasterReader
+) -> None:
+    """Refuse bands of different ground, or in different CRSs."""
+    for name, reader in zip(names, readers, strict=True):
+        if reader.crs != finest.crs or not _same_ground(reader, finest):
             raise DecodeError(
                 "shape_mismatch",
-                f"{name} covers {image.bounds} in {image.crs}, "
+                f"{name} covers {reader.bounds} in {reader.crs}, "
                 f"other bands cover {finest.bounds} in {finest.crs}",
             )
-        done.append(_resampled(image, finest.array.shape[1:]))
-    return done
 
 
-def _same_ground(image: RasterImage, finest: RasterImage) -> bool:
-    """Tell whether two images have the same bounds, to half a pixel of the coarser one."""
-    if image.bounds is None or finest.bounds is None:
+def _same_ground(reader: RasterReader, finest: RasterReader) -> bool:
+    """Tell whether two rasters have the same bounds, to half a pixel of the coarser one."""
+    if reader.bounds is None or finest.bounds is None:
         return False
-    grace = 0.5 * max(image.pixel_size or (0.0, 0.0))
-    pairs = zip(image.bounds, finest.bounds, strict=True)
+    grace = 0.5 * max(reader.pixel_size or (0.0, 0.0))
+    pairs = zip(reader.bounds, finest.bounds, strict=True)
     return all(abs(a - b) <= grace for a, b in pairs)
-
-
-def _resampled(image: RasterImage, shape: tuple[int, ...]) -> RasterImage:
-    """Return an image whose planes have the shape (H, W)."""
-    if image.array.shape[1:] == shape:
-        return image
-    size = shape[1], shape[0]
-    whole = bool(image.valid_CHW.all())
-    mode = cv2.INTER_LINEAR if whole else cv2.INTER_NEAREST_EXACT
-    wide = image.array.dtype if image.array.dtype.kind == "f" else np.dtype(np.float64)
-    planes = [resize(plane.astype(wide), size, mode) for plane in image.array]
-    array = np.stack(planes)
-    if image.array.dtype.kind != "f":
-        array = np.rint(array)
-    valid = [resize(v.astype(np.uint8), size, cv2.INTER_NEAREST_EXACT) for v in image.valid_CHW]
-    return replace(
-        image, array=array.astype(image.array.dtype), valid_CHW=np.stack(valid).astype(bool)
-    )
 
 
 def tile_boxes(

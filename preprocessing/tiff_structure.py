@@ -10,7 +10,10 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from preprocessing.errors import DecodeError
+from preprocessing.source import Source
 
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 _TYPE_SIZES |= {13: 4, 16: 8, 17: 8, 18: 8}
@@ -24,6 +27,10 @@ _WANTED |= {_STRIP_SIZES, _PLANAR, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_SIZE
 _WANTED |= {_PREDICTOR, _SAMPLE_FORMAT}
 _YCBCR = 6
 MAX_DIRECTORIES = 100_000
+MAX_SEGMENTS = 2**22
+"strips or tiles of one page"
+
+Raw = bytes | Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +69,7 @@ class Directory:
         return self.tags.get(_STRIP_SIZES) or self.tags.get(_TILE_SIZES) or ()
 
 
-def is_tiff(data: bytes) -> bool:
+def is_tiff(data: Raw) -> bool:
     """Tell whether bytes begin as a classic or big TIFF."""
     return data[:4] in (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 
@@ -82,8 +89,8 @@ class _Layout:
         return struct.calcsize(self.word)
 
 
-def read_directories(data: bytes) -> list[Directory]:
-    """Return the pages of a TIFF in file order.
+def read_directories(data: Raw) -> list[Directory]:
+    """Return the pages of a TIFF in file order; of a source, only directories are read.
 
     Raises:
         DecodeError: truncated, where a directory or a tag's values lie beyond the end.
@@ -91,7 +98,7 @@ def read_directories(data: bytes) -> list[Directory]:
     return [read_directory(data, place) for place in directory_places(data)]
 
 
-def directory_places(data: bytes) -> list[int]:
+def directory_places(data: Raw) -> list[int]:
     """Return where the directory of each page begins, without reading the tags.
 
     Raises:
@@ -101,21 +108,20 @@ def directory_places(data: bytes) -> list[int]:
     head = 16 if layout.word == "Q" else 8
     if len(data) < head:
         raise DecodeError("truncated", f"TIFF of {len(data)} bytes, shorter than its header")
-    place = struct.unpack_from(layout.order + layout.word, data, head - layout.inline)[0]
+    place = _number(data, head - layout.inline, layout.order + layout.word)
     places: dict[int, None] = {}
     while place:
         if place in places or len(places) >= MAX_DIRECTORIES:
             raise DecodeError("decode_error", f"TIFF: directory at byte {place} is listed again")
         places[place] = None
         begin, entries = _entries(data, place, layout)
-        end = begin + entries * layout.entry
-        place = struct.unpack_from(layout.order + layout.word, data, end)[0]
+        place = _number(data, begin + entries * layout.entry, layout.order + layout.word)
     if not places:
         raise DecodeError("decode_error", "TIFF without a directory")
     return list(places)
 
 
-def read_directory(data: bytes, place: int) -> Directory:
+def read_directory(data: Raw, place: int) -> Directory:
     """Return the directory at a place.
 
     Raises:
@@ -123,46 +129,60 @@ def read_directory(data: bytes, place: int) -> Directory:
     """
     layout = _layout(data)
     begin, entries = _entries(data, place, layout)
+    block = data[begin : begin + entries * layout.entry]
     header = struct.Struct(f"{layout.order}HH{layout.word}")
     tags: dict[int, Sequence[int]] = {}
-    for at in range(begin, begin + entries * layout.entry, layout.entry):
-        tag, kind, count = header.unpack_from(data, at)
-        size, values = _TYPE_SIZES.get(kind, 1) * count, at + header.size
-        if size > layout.inline:
-            values = struct.unpack_from(layout.order + layout.word, data, values)[0]
+    for at in range(0, len(block), layout.entry):
+        tag, kind, count = header.unpack_from(block, at)
+        size = _TYPE_SIZES.get(kind, 1) * count
+        inside = size <= layout.inline
+        values = at + header.size
+        if not inside:
+            values = struct.unpack_from(layout.order + layout.word, block, values)[0]
             _check_extent(data, values, size)
-        if tag in _WANTED and kind in _UNSIGNED and count:
-            tags[tag] = struct.unpack_from(f"{layout.order}{count}{_UNSIGNED[kind]}", data, values)
+        if tag not in _WANTED or kind not in _UNSIGNED or not count:
+            continue
+        if count > MAX_SEGMENTS:
+            raise DecodeError("too_large", f"TIFF with {count} values in tag {tag}")
+        raw = block[values : values + size] if inside else data[values : values + size]
+        tags[tag] = struct.unpack(f"{layout.order}{count}{_UNSIGNED[kind]}", raw)
     return Directory(tags)
 
 
-def _layout(data: bytes) -> _Layout:
-    order = "<" if data[:2] == b"II" else ">"
-    big = data[2:4] in (b"+\x00", b"\x00+")
+def _number(data: Raw, place: int, form: str) -> int:
+    """Return the unsigned integer at a place that was checked."""
+    number: int = struct.unpack(form, data[place : place + struct.calcsize(form)])[0]
+    return number
+
+
+def _layout(data: Raw) -> _Layout:
+    head = data[:4]
+    order = "<" if head[:2] == b"II" else ">"
+    big = head[2:] in (b"+\x00", b"\x00+")
     return _Layout(order, "Q", "Q", 20) if big else _Layout(order, "H", "I", 12)
 
 
-def _entries(data: bytes, place: int, layout: _Layout) -> tuple[int, int]:
+def _entries(data: Raw, place: int, layout: _Layout) -> tuple[int, int]:
     """Return where the entries of a directory begin, and how many they are."""
     begin = place + struct.calcsize(layout.counter)
     _check_extent(data, place, begin - place)
-    entries: int = struct.unpack_from(layout.order + layout.counter, data, place)[0]
+    entries = _number(data, place, layout.order + layout.counter)
     _check_extent(data, begin, entries * layout.entry + layout.inline)
     return begin, entries
 
 
-def _check_extent(data: bytes, begin: int, size: int) -> None:
+def _check_extent(data: Raw, begin: int, size: int) -> None:
     if begin + size > len(data):
         raise DecodeError(
             "truncated", f"TIFF of {len(data)} bytes points to bytes {begin} to {begin + size}"
         )
 
 
-def check_tiff(data: bytes, *, sparse: bool = False, max_values: int = 2**30) -> list[Directory]:
+def check_tiff(data: Raw, *, sparse: bool = False, max_values: int = 2**30) -> list[Directory]:
     """Return the pages of a TIFF whose pixel data all lie inside the file.
 
     Args:
-        data: the whole file.
+        data: the whole file, or its source; only its directories are read.
         sparse: allow strips that were never written (offset and size 0), as GDAL does for nodata.
         max_values: refuse more (width x height x samples, over all pages), from the header.
 
@@ -204,14 +224,18 @@ def _check_page(page: Directory, where: str, sparse: bool) -> None:
 
 def _check_extents(pages: Sequence[Directory], length: int) -> None:
     """Refuse pixel data beyond the end: cut off, or, where other data lie behind it, misplaced."""
-    extents = [pair for page in pages for pair in zip(page.offsets, page.sizes, strict=True)]
-    beyond = [(offset, size) for offset, size in extents if offset + size > length]
+    beyond, total, last = [], 0, 0
+    for page in pages:
+        offsets, sizes = (np.array(v, np.float64) for v in (page.offsets, page.sizes))
+        outside = offsets + sizes > length  # float64 is exact up to 2**53 bytes
+        beyond += list(zip(offsets[outside].tolist(), sizes[outside].tolist(), strict=True))
+        total += len(offsets)
+        last = max(last, int(offsets[offsets < length].max(initial=0)))
     if not beyond:
         return
-    offset, size = min(beyond)
-    misplaced = any(offset < other < length for other, _ in extents)
+    offset, size = (int(value) for value in min(beyond))
     raise DecodeError(
-        "decode_error" if misplaced else "truncated",
-        f"TIFF of {length} bytes: {len(beyond)} of {len(extents)} strips or tiles lie beyond "
+        "decode_error" if offset < last else "truncated",
+        f"TIFF of {length} bytes: {len(beyond)} of {total} strips or tiles lie beyond "
         f"its end, the first at bytes {offset} to {offset + size}",
     )
