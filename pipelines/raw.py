@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -138,7 +139,7 @@ def _unpack(store: Store, name: str) -> IO[bytes]:
                         f"{store.uri}/{name}: unpacks to more than {most} bytes, {_BOMB_RATIO} "
                         "times its size. If it is no bomb, unpack it yourself and give its folder."
                     )
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         if not target.tell():
             raise StoreError(f"{store.uri}/{name}: cannot be unpacked ({error}).") from error
         # What came before the damage is kept; the listing finds that the tar's end is missing.

@@ -301,6 +301,11 @@ class ShardReader:
             self._remote.close()
             self._remote = None
 
+    def __del__(self) -> None:
+        """A feed that is dropped takes its open files with it."""
+        if hasattr(self, "_remote"):  # opened, or refused after `__init__` had begun
+            self.close()
+
     def __enter__(self) -> ShardReader:
         return self
 

@@ -224,6 +224,17 @@ def test_reader_names_dataset_shard_and_sample(store: Store) -> None:
         ShardReader(store, "nothing.tar", "nothing")
 
 
+def test_a_reader_that_is_dropped_leaves_no_open_file(store: Store) -> None:
+    reader, _ = reader_and_rows(store)
+    before = len(os.listdir("/proc/self/fd"))
+    del reader
+    for _ in range(50):
+        ShardReader(store, "s.tar", "animals/p1/shard-000000.tar")
+    with pytest.raises(ShardError, match="missing"):
+        ShardReader(store, "nothing.tar", "nothing")
+    assert len(os.listdir("/proc/self/fd")) < before + 2
+
+
 def test_reader_completes_short_reads(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     reader, rows = reader_and_rows(store)
     pread = os.pread
