@@ -3,21 +3,29 @@ on standard error."""
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from flows.command_text import derive_line, ingest_text, pretrain_line
+from flows import ingest_commands, store_commands
+from flows.arguments import (
+    Direct,
+    Json,
+    Modality,
+    RayAddress,
+    Store,
+    Workers,
+    executor_values,
+    stages_by_name,
+)
+from flows.command_text import derive_line, pretrain_line
 from flows.options import (
-    OVER_BUDGET,
     UsageError,
     answer,
     column_settings,
     errors_for_people,
-    say,
     split_settings,
 )
 
@@ -28,15 +36,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-
-class Modality(StrEnum):
-    """Kinds of raw data."""
-
-    image = "image"
-    video = "video"
-    microscopy = "microscopy"
-    satellite = "satellite"
 
 
 class FeedKind(StrEnum):
@@ -53,132 +52,8 @@ class Probe(StrEnum):
     linear = "linear"
 
 
-Store = Annotated[
-    str,
-    typer.Option(
-        envvar="HEADRACE_STORE", help="where datasets and runs are: a folder or a URI (s3://…)"
-    ),
-]
-Json = Annotated[bool, typer.Option("--json", help="print one JSON object on standard output")]
-Workers = Annotated[int, typer.Option(help="processes or Ray tasks at once; 0 takes one a core")]
-Direct = Annotated[
-    bool, typer.Option("--direct", help="run the same functions without Prefect and Ray")
-]
-RayAddress = Annotated[
-    str, typer.Option(help="a running Ray cluster; by default one is started here")
-]
-
-
-def _executor(workers: int, direct: bool, ray_address: str) -> dict[str, Any]:
-    if direct and ray_address:
-        raise UsageError(
-            "--direct runs without Ray, so it cannot go with --ray-address. Leave one out."
-        )
-    count = workers or os.cpu_count() or 1
-    return {"kind": "direct" if direct else "ray", "workers": count, "ray_address": ray_address}
-
-
-def _stages(direct: bool) -> Any:
-    """Return the stages by name: plain functions, or the same ones as Prefect flows."""
-    if direct:
-        from flows import stages
-
-        return {
-            name.removeprefix("run_"): getattr(stages, name)
-            for name in dir(stages)
-            if name.startswith("run_")
-        }
-    from flows import prefect_flows
-
-    return {
-        name: getattr(prefect_flows, name) for name in ("ingest", "derive", "pretrain", "evaluate")
-    }
-
-
-@app.command(
-    epilog="Example: headrace ingest ./photos --modality image --dataset photos "
-    "--resize 256 --labels parent"
-)
-def ingest(
-    sources: Annotated[
-        list[str],
-        typer.Argument(help="folders, files, tars, or lists of files (CSV, Parquet, JSONL)"),
-    ],
-    modality: Annotated[Modality, typer.Option(help="kind of the raw files")],
-    dataset: Annotated[str, typer.Option(help="name of the dataset that gets a new part")],
-    store: Store = "./store",
-    resize: Annotated[int, typer.Option(help="short side in pixels; 0 keeps the size")] = 0,
-    pattern: Annotated[
-        str,
-        typer.Option(
-            help="groups files by named groups, e.g. "
-            r"'(?P<well>[A-P]\d\d)_s(?P<site>\d)_(?P<channel>\w+)\.tif'"
-        ),
-    ] = "",
-    labels: Annotated[
-        str, typer.Option(help="'parent' (folder name) or a column of the list")
-    ] = "",
-    shard_size: Annotated[
-        int, typer.Option(help="raw bytes that go into one shard; 0 chooses by the input")
-    ] = 0,
-    frames: Annotated[int, typer.Option(help="frames of a clip")] = 16,
-    stride: Annotated[int, typer.Option(help="source frames between two frames of a clip")] = 1,
-    fps: Annotated[float, typer.Option(help="clip frames a second, in place of --stride")] = 0.0,
-    tile: Annotated[
-        int, typer.Option(help="edge of tiles in pixels; 0 keeps fields and scenes whole")
-    ] = 0,
-    overlap: Annotated[int, typer.Option(help="pixels that neighbouring tiles share")] = 0,
-    min_valid: Annotated[float, typer.Option(help="least share of valid pixels of a tile")] = 0.05,
-    channels: Annotated[str, typer.Option(help="channel or band names, comma separated")] = "",
-    heldout: Annotated[
-        float, typer.Option(help="share of groups kept for the held-out loss")
-    ] = 0.01,
-    max_reject: Annotated[
-        float, typer.Option(help="share of refused files above which the exit code is 3")
-    ] = 0.01,
-    retry_rejects: Annotated[
-        bool, typer.Option(help="take files that an earlier ingest refused again")
-    ] = False,
-    workers: Workers = 0,
-    direct: Direct = False,
-    ray_address: RayAddress = "",
-    as_json: Json = False,
-) -> None:
-    """Turn raw files into WebDataset shards: a new part and snapshot of a dataset."""
-    with errors_for_people():
-        spec = {
-            "modality": modality.value,
-            "resize": resize,
-            "pattern": pattern,
-            "labels": labels,
-            "shard_size": shard_size,
-            "frames": frames,
-            "stride": stride,
-            "fps": fps,
-            "tile": tile,
-            "overlap": overlap,
-            "min_valid": min_valid,
-            "channels": [name.strip() for name in channels.split(",") if name.strip()],
-            "heldout": heldout,
-        }
-        run = _stages(direct)["ingest"]
-        report = run(
-            store,
-            sources,
-            dataset,
-            spec,
-            _executor(workers, direct, ray_address),
-            retry_rejects=retry_rejects,
-        )
-    answer(report, as_json, ingest_text(report))
-    taken = report["inputs"] - report["skipped"]
-    if taken and report["rejects"] / taken > max_reject:
-        say(
-            f"headrace: {report['rejects']} of {taken} files were refused, more than --max-reject "
-            f"{max_reject:.2%}. "
-            f"See 'headrace ls {dataset} --rejects'; the others are in the dataset."
-        )
-        raise typer.Exit(OVER_BUDGET)
+app.command(epilog=ingest_commands.PLAN_EXAMPLE)(ingest_commands.plan)
+app.command(epilog=ingest_commands.INGEST_EXAMPLE)(ingest_commands.ingest)
 
 
 @app.command(epilog="Example: headrace derive clips flow hog cell=8 view.size=112")
@@ -213,8 +88,8 @@ def derive(
                 f"derive {dataset}: name at least one column of {', '.join(PRODUCERS)}, or --for "
                 "RECIPE."
             )
-        report = _stages(direct)["derive"](
-            store, dataset, asked, _executor(workers, direct, ray_address)
+        report = stages_by_name(direct)["derive"](
+            store, dataset, asked, executor_values(workers, direct, ray_address)
         )
     answer(
         report,
@@ -268,7 +143,7 @@ def pretrain(
     """Pretrain an encoder by a recipe."""
     with errors_for_people():
         name = run or Path(recipe).stem
-        report = _stages(direct)["pretrain"](
+        report = stages_by_name(direct)["pretrain"](
             store, recipe, settings or [], name, resume, feed.value, workers
         )
     answer(report, as_json, pretrain_line(report))
@@ -289,7 +164,9 @@ def evaluate(
 ) -> None:
     """Probe a frozen encoder on labelled samples."""
     with errors_for_people():
-        report = _stages(direct)["evaluate"](store, run, dataset, test, probe.value, untrained)
+        report = stages_by_name(direct)["evaluate"](
+            store, run, dataset, test, probe.value, untrained
+        )
     beside = (
         ""
         if report.get("untrained_accuracy") is None
@@ -302,40 +179,9 @@ def evaluate(
     )
 
 
-@app.command(epilog="Example: headrace verify photos")
-def verify(
-    dataset: Annotated[str, typer.Argument(help="the dataset")],
-    store: Store = "./store",
-    as_json: Json = False,
-) -> None:
-    """Check every byte of a dataset against its manifests."""
-    from flows.stages import run_verify
-
-    with errors_for_people():
-        report = run_verify(store, dataset)
-    lines = [f"{d['where']}: {d['sample'] or 'the file'}: {d['detail']}" for d in report["damaged"]]
-    lines.append(
-        f"{dataset}: {report['samples']} samples checked, {len(report['damaged'])} damaged"
-    )
-    answer(report, as_json, "\n".join(lines))
-    if report["damaged"]:
-        raise typer.Exit(1)
-
-
-@app.command("ls", epilog="Example: headrace ls photos --rejects")
-def list_catalog(
-    name: Annotated[str, typer.Argument(help="a dataset or a run; by default all")] = "",
-    rejects: Annotated[bool, typer.Option(help="files that were refused, and why")] = False,
-    samples: Annotated[int, typer.Option(help="show this many samples")] = 0,
-    store: Store = "./store",
-    as_json: Json = False,
-) -> None:
-    """List datasets with their columns, and runs."""
-    from flows.listing import catalog, catalog_text
-
-    with errors_for_people():
-        result = catalog(store, name, rejects=rejects, samples=samples)
-    answer(result, as_json, catalog_text(result))
+app.command(epilog=store_commands.VERIFY_EXAMPLE)(store_commands.verify)
+app.command("gc", epilog=store_commands.GC_EXAMPLE)(store_commands.collect_garbage)
+app.command("ls", epilog=store_commands.LS_EXAMPLE)(store_commands.list_catalog)
 
 
 @app.command(epilog="Example: headrace report photos --output photos.html")
@@ -370,8 +216,8 @@ def demo(
         result = run_demo(
             store,
             [m.value for m in modality or list(Modality)],
-            _stages(direct),
-            _executor(0, direct, ""),
+            stages_by_name(direct),
+            executor_values(0, direct, ""),
         )
     answer(result, as_json, result["table"])
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
+
+FEW = 10
+"Rows of a list that a text shows."
 
 
 def ingest_text(report: dict[str, Any]) -> str:
@@ -17,6 +21,12 @@ def ingest_text(report: dict[str, Any]) -> str:
         f"in {report['shards']} "
         f"shards, {report['bytes'] / 2**20:.1f} MiB, snapshot {report['snapshot']}"
     ]
+    splits = report.get("splits", {})
+    if splits:
+        lines.append(
+            f"  split by group: {splits.get('train', 0)} samples to train, "
+            f"{splits.get('heldout', 0)} held out"
+        )
     if report["reasons"]:
         reasons = ", ".join(f"{count} {name}" for name, count in report["reasons"].items())
         lines.append(f"  rejected: {reasons} (headrace ls {report['dataset']} --rejects)")
@@ -44,3 +54,55 @@ def pretrain_line(report: dict[str, Any]) -> str:
         f"{report['samples_per_second']:.1f} samples/s, {report['data_wait_share']:.0%} of the "
         "time waiting for data"
     )
+
+
+def plan_text(report: dict[str, Any], words: list[str]) -> str:
+    """Return what an ingest would do, and the words that do it."""
+    probed = report["probed"]
+    basis = "all" if report["exact"] else f"a probe of {probed['units']} of {report['units']} units"
+    lines = [
+        f"{report['files']} files, {report['raw_bytes'] / 2**20:.1f} MiB -> {report['samples']} "
+        f"samples in {report['shards']} shards, {report['bytes'] / 2**20:.1f} MiB "
+        f"(by {basis}, {probed['seconds']:.1f} s)",
+        f"time with {report['workers']} workers: {duration(report['seconds'])} "
+        f"(hash {duration(report['hash_seconds'])}, encode {duration(report['encode_seconds'])})",
+    ]
+    if report["reasons"]:
+        reasons = ", ".join(f"{count} {name}" for name, count in report["reasons"].items())
+        lines.append(f"would refuse about {report['rejects']} files; found so far: {reasons}")
+        lines += [
+            f"  {row['reason_class']}: {row['uri']}: {row['detail']}"
+            for row in report["refused"][:FEW]
+        ]
+    else:
+        lines.append("would refuse none of the files that were looked at")
+    return "\n".join((*lines, "", shlex.join(words)))
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people: seconds, minutes or hours."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def verify_text(dataset: str, report: dict[str, Any]) -> str:
+    """Return a line for each damage and repair, and one with their numbers."""
+    lines = [f"{d['where']}: {d['sample'] or 'the file'}: {d['detail']}" for d in report["damaged"]]
+    lines += [f"{path}: made again" for path in report["repaired"]]
+    mended = f", {len(report['repaired'])} files made again" if report["repaired"] else ""
+    lines.append(
+        f"{dataset}: {report['samples']} samples checked, {len(report['damaged'])} damaged{mended}"
+    )
+    return "\n".join(lines)
+
+
+def gc_text(report: dict[str, Any], dry_run: bool) -> str:
+    """Return what was removed, or would be."""
+    did = "would remove" if dry_run else "removed"
+    lines = [f"  {path}" for path in report["paths"][:FEW]]
+    if report["removed"] > FEW:
+        lines.append(f"  … and {report['removed'] - FEW} more")
+    lines.append(f"{did} {report['removed']} files, {report['bytes'] / 2**20:.1f} MiB")
+    lines += [f"left to its writer: {folder}" for folder in report["kept"]]
+    return "\n".join(lines)

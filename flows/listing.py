@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from typing import Any
 
 from rich.console import Console
@@ -12,9 +13,19 @@ from pipelines import catalog as store_catalog
 from storage.fs import open_store
 from storage.snapshots import list_datasets
 
+SHOWN = 1000
+"Rows of a list that the text shows; the JSON holds all."
 
-def catalog(store: str, name: str, *, rejects: bool = False, samples: int = 0) -> dict[str, Any]:
+
+def catalog(
+    store: str, name: str, *, rejects: bool = False, outcomes: bool = False, samples: int = 0
+) -> dict[str, Any]:
     """Return the catalog of a store, or of one dataset or run.
+
+    Args:
+        rejects: add the files that are refused, and their number by class.
+        outcomes: add what became of every raw file, and the number of each outcome.
+        samples: add this many samples.
 
     Raises:
         FileNotFoundError: nothing of that name.
@@ -36,7 +47,11 @@ def catalog(store: str, name: str, *, rejects: bool = False, samples: int = 0) -
     dataset = store_catalog.describe_dataset(place, name)
     result: dict[str, Any] = {"datasets": [dataset], "columns": _columns(dataset), "runs": []}
     if rejects:
-        result["rejects"] = store_catalog.read_rejects(place, name)
+        result["rejects"] = store_catalog.standing_rejects(place, name)
+        result["reasons"] = _counted(result["rejects"], "reason_class")
+    if outcomes:
+        result["outcomes"] = store_catalog.read_outcomes(place, name)
+        result["totals"] = _counted(result["outcomes"], "outcome")
     if samples:
         result["samples"] = store_catalog.read_samples(place, name, samples)
     return result
@@ -46,65 +61,88 @@ def _columns(dataset: dict[str, Any]) -> list[dict[str, Any]]:
     return [{"dataset": dataset["dataset"], **column} for column in dataset["columns"]]
 
 
+def _counted(rows: list[dict[str, Any]], name: str) -> dict[str, int]:
+    """Return how often each value of a field comes, the most frequent first."""
+    return dict(Counter(row[name] for row in rows).most_common())
+
+
 def catalog_text(result: dict[str, Any]) -> str:
     """Return the catalog as tables."""
-    parts = []
-    if "rejects" in result:
-        rows = [(r["reason_class"], r["uri"], r["detail"]) for r in result["rejects"]]
-        return text_table(("reason", "file", "detail"), rows) if rows else "no rejects"
-    if "samples" in result:
-        rows = [
-            (s["key"], "x".join(map(str, s["shape"])), s["split"], s["label"])
-            for s in result["samples"]
-        ]
-        return text_table(("key", "shape", "split", "label"), rows)
-    if result["datasets"]:
-        heads = (
-            "dataset",
-            "modality",
-            "snapshot",
-            "samples",
-            "shards",
-            "MiB",
-            "inputs",
-            "duplicates",
-            "rejects",
+    asked = [
+        text(result)
+        for name, text in (
+            ("rejects", _rejects_text),
+            ("outcomes", _outcomes_text),
+            ("samples", _samples_text),
         )
-        rows = [
-            (
-                d["dataset"],
-                d["modality"],
-                d["snapshot"],
-                d["samples"],
-                d["shards"],
-                f"{d['bytes'] / 2**20:.1f}",
-                d["inputs"],
-                d["duplicates"],
-                d["rejects"],
-            )
-            for d in result["datasets"]
-        ]
-        parts.append(text_table(heads, rows))
+        if name in result
+    ]
+    if asked:
+        return "\n\n".join(asked)
+    parts = []
+    if result["datasets"]:
+        heads = ("dataset", "modality", "snapshot", "samples", "train", "held out")
+        heads += ("shards", "MiB", "inputs", "duplicates", "rejects")
+        parts.append(text_table(heads, [_dataset_row(d) for d in result["datasets"]]))
     if result["columns"]:
         heads = ("dataset", "column", "parts", "MiB", "fingerprint", "parameters")
-        rows = [
-            (
-                c["dataset"],
-                c["column"],
-                c["parts"],
-                f"{c['bytes'] / 2**20:.2f}",
-                c["fingerprint"][:8],
-                c["parameters"],
-            )
-            for c in result["columns"]
-        ]
-        parts.append(text_table(heads, rows))
+        parts.append(text_table(heads, [_column_row(c) for c in result["columns"]]))
     if result["runs"]:
         heads = ("run", "dataset", "step", "loss", "held-out loss", "samples/s")
         parts.append(text_table(heads, [_run_row(run) for run in result["runs"]]))
     return (
         "\n".join(parts)
         or "the store is empty; begin with 'headrace ingest SOURCE --modality … --dataset NAME'"
+    )
+
+
+def _rejects_text(result: dict[str, Any]) -> str:
+    """Return the totals by class, and then the files."""
+    if not result["rejects"]:
+        return "no rejects"
+    rows = [(r["reason_class"], r["uri"], r["detail"]) for r in result["rejects"]]
+    totals = text_table(("reason", "files"), list(result["reasons"].items()))
+    return f"{totals}\n\n{_shown(('reason', 'file', 'detail'), rows)}"
+
+
+def _outcomes_text(result: dict[str, Any]) -> str:
+    rows = [(r["outcome"], r["uri"], r["detail"]) for r in result["outcomes"]]
+    totals = text_table(("outcome", "files"), list(result["totals"].items()))
+    return f"{totals}\n\n{_shown(('outcome', 'file', 'detail'), rows)}"
+
+
+def _samples_text(result: dict[str, Any]) -> str:
+    rows = [
+        (s["key"], "x".join(map(str, s["shape"])), s["split"], s["label"])
+        for s in result["samples"]
+    ]
+    return text_table(("key", "shape", "split", "label"), rows)
+
+
+def _shown(heads: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
+    table = text_table(heads, rows[:SHOWN])
+    more = len(rows) - SHOWN
+    return f"{table}\n… and {more} more; --json has all" if more > 0 else table
+
+
+def _dataset_row(about: dict[str, Any]) -> tuple[Any, ...]:
+    names = ("dataset", "modality", "snapshot", "samples")
+    splits = [about["splits"].get(split, 0) for split in ("train", "heldout")]
+    size = f"{about['bytes'] / 2**20:.1f}"
+    rest = [about[name] for name in ("inputs", "duplicates", "rejects")]
+    return (*(about[name] for name in names), *splits, about["shards"], size, *rest)
+
+
+def _column_row(about: dict[str, Any]) -> tuple[Any, ...]:
+    size = f"{about['bytes'] / 2**20:.2f}"
+    fingerprint = about["fingerprint"][:8]
+    return (
+        about["dataset"],
+        about["column"],
+        about["parts"],
+        size,
+        fingerprint,
+        about["parameters"],
     )
 
 

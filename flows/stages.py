@@ -11,11 +11,12 @@ import time
 from typing import Any
 
 from flows.progress import show_progress
-from pipelines import verify as verification
 from pipelines.derive import derive
 from pipelines.executors import Executor
+from pipelines.gc import collect
 from pipelines.ingest import ingest
 from pipelines.ingest_spec import IngestSpec
+from pipelines.verify import verify
 from storage.fs import open_store
 
 
@@ -35,12 +36,32 @@ def run_ingest(
             open_store(store),
             sources,
             dataset,
-            IngestSpec(**{**spec, "channels": tuple(spec.get("channels", ()))}),
+            _ingest_spec(spec),
             Executor(**executor),
             retry_rejects=retry_rejects,
             progress=progress,
         )
     return {**report, "seconds": round(time.monotonic() - began, 2)}
+
+
+def _ingest_spec(values: dict[str, Any]) -> IngestSpec:
+    """Return a spec of plain values, whose lists came as JSON has them."""
+    return IngestSpec(
+        **{
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in values.items()
+        }
+    )
+
+
+def run_plan(
+    sources: list[str], spec: dict[str, Any], workers: int, probe: dict[str, Any]
+) -> dict[str, Any]:
+    """Say what an ingest would do and cost; `probe` holds units, seconds and seed."""
+    from pipelines.estimate import estimate
+
+    with show_progress() as progress:
+        return estimate(sources, _ingest_spec(spec), workers=workers, progress=progress, **probe)
 
 
 def run_derive(
@@ -53,10 +74,20 @@ def run_derive(
         )
 
 
-def run_verify(store: str, dataset: str) -> dict[str, Any]:
-    """Check every byte of a dataset."""
+def run_verify(
+    store: str, dataset: str, repair: bool = False, executor: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Check every byte of a dataset; with `repair` make what is damaged again."""
     with show_progress() as progress:
-        return verification.verify(open_store(store, writable=False), dataset, progress=progress)
+        place = open_store(store, writable=repair)
+        return verify(place, dataset, progress=progress)
+
+
+def run_gc(store: str, dry_run: bool = False, older_than: float | None = None) -> dict[str, Any]:
+    """Remove what nothing names."""
+    with show_progress() as progress:
+        place = open_store(store, writable=not dry_run)
+        return collect(place, dry_run=dry_run, older_than=older_than, progress=progress)
 
 
 def run_pretrain(

@@ -110,6 +110,25 @@ def read_rejects(store: Store, dataset: str) -> list[dict[str, Any]]:
     ]
 
 
+def read_outcomes(store: Store, dataset: str) -> list[dict[str, str]]:
+    """Return what became of every raw file: uri, content_hash, outcome (written, duplicate or
+    rejected), detail and part. A file that came again has the outcome of the last time."""
+    snapshot = open_snapshot(store, dataset)
+    last: dict[str, dict[str, str]] = {}
+    for entry in snapshot.parts:
+        path = f"{part_path(dataset, entry.part)}/inputs.parquet"
+        for row in read_table(store, path).to_pylist():
+            last[row["uri"]] = {**row, "part": entry.part}
+    return list(last.values())
+
+
+def standing_rejects(store: Store, dataset: str) -> list[dict[str, Any]]:
+    """Return the raw files that are refused still: a reject that was taken later is left out."""
+    refused = {r["uri"] for r in read_outcomes(store, dataset) if r["outcome"] == "rejected"}
+    last = {row["uri"]: row for row in read_rejects(store, dataset) if row["uri"] in refused}
+    return list(last.values())
+
+
 def read_samples(store: Store, dataset: str, count: int) -> list[dict[str, Any]]:
     """Return the manifest rows of the first samples of a dataset."""
     snapshot = open_snapshot(store, dataset)

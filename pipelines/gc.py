@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.plan import Progress
+from pipelines.progress import Progress
 from storage import local_files
 from storage.fs import Entry, Store
 from storage.snapshots import PartEntry, check_name, list_snapshots, read_snapshot

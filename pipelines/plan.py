@@ -148,7 +148,7 @@ class _Task:
 
 def _plan(files: pa.Table, known: KnownInputs, task: _Task) -> IngestPlan:
     spec = task.spec
-    units, rejects = _group(files, spec)
+    units, rejects = group_inputs(files, spec)
     hashes = _unit_hashes(files, units)
     unique, repeated, first = _split_duplicates(files, units, hashes, known)
     units = units.take(unique)
@@ -164,7 +164,7 @@ def _plan(files: pa.Table, known: KnownInputs, task: _Task) -> IngestPlan:
         base=task.base,
         files=files,
         units=units,
-        starts=_cut(sizes, shard_bytes),
+        starts=cut_chunks(sizes, shard_bytes),
         duplicates=_duplicates_table(files, repeated, first),
         rejects=rejects,
         skipped=task.inputs - len(files),
@@ -216,7 +216,7 @@ def _paths(files: pa.Table) -> list[str]:
     return compute.if_else(compute.equal(member, ""), files["name"], member).to_pylist()
 
 
-def _group(files: pa.Table, spec: IngestSpec) -> tuple[Units, pa.Table]:
+def group_inputs(files: pa.Table, spec: IngestSpec) -> tuple[Units, pa.Table]:
     """Return the units of the files that can be read, and what is refused already."""
     problems = files["problem"].to_numpy(zero_copy_only=False)
     sound = np.flatnonzero(problems == "")
@@ -270,7 +270,7 @@ def _duplicates_table(files: pa.Table, rows: NDArray[np.int64], first: list[str]
     return table.append_column("first", pa.array(first, pa.string()))
 
 
-def _cut(sizes: NDArray[np.int64], shard_size: int) -> NDArray[np.int64]:
+def cut_chunks(sizes: NDArray[np.int64], shard_size: int) -> NDArray[np.int64]:
     """Return where shards of about `shard_size` raw bytes begin, and the number of units.
 
     A unit that fills a shard by itself has one of its own.
