@@ -80,7 +80,7 @@ def _jpeg_header(data: bytes) -> ImageHeader:
         if marker == 0xDA:
             break
         place += 2 + max(length, 2)
-    if place + 4 > len(data) or data.find(b"\xff\xd9", place) < 0:
+    if place + 4 > len(data) or data.rfind(b"\xff\xd9", place) < 0:
         raise DecodeError("truncated", f"JPEG of {len(data)} bytes without its end marker")
     if header is None:
         raise DecodeError("decode_error", "JPEG: a scan without a frame header")

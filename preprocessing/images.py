@@ -55,7 +55,7 @@ def decode_rgb(data: bytes) -> NDArray[np.uint8]:
 def encode_image(
     data: bytes, *, short_side: int | None, quality: int = 90, max_pixels: int = MAX_PIXELS
 ) -> tuple[Encoded, NDArray[np.uint8]]:
-    """Return how a raw picture is stored, and the pixels that training will decode from it.
+    """Return how a raw picture is stored, and its pixels.
 
     Bytes are passed through untouched where no resize is asked, or the picture is no larger;
     formats other than JPEG, PNG and WebP become PNG. A resized picture becomes JPEG (16 bits: PNG).
@@ -66,7 +66,8 @@ def encode_image(
         quality: of JPEG, 0 to 100.
 
     Returns:
-        The payload, and its (H, W, 3) uint8 RGB pixels.
+        The payload, and (H, W, 3) uint8 RGB: what training will decode, except that a resized
+        picture's pixels are those before JPEG's loss.
 
     Raises:
         DecodeError: see `decode_image`.
@@ -77,7 +78,11 @@ def encode_image(
         )
     header = read_header(data, max_pixels=max_pixels)
     if short_side is not None and min(header.height, header.width) > short_side:
-        ext, payload = _encode_resized(data, header, short_side, quality)
+        ext, payload, small = _encode_resized(data, header, short_side, quality)
+        if small.dtype == np.uint8:
+            turn = cv2.COLOR_GRAY2RGB if header.gray else cv2.COLOR_BGR2RGB
+            rgb = cv2.cvtColor(small.view(np.uint8), turn)
+            return Encoded(ext, payload, rgb.shape, "uint8"), rgb  # type: ignore[return-value]
     elif header.format in _STORED_AS_IS:
         ext, payload = header.format, data
     else:
@@ -88,8 +93,8 @@ def encode_image(
 
 def _encode_resized(
     data: bytes, header: ImageHeader, short_side: int, quality: int
-) -> tuple[str, bytes]:
-    """Return extension and bytes of a picture scaled down by area means."""
+) -> tuple[str, bytes, NDArray[np.generic]]:
+    """Return extension, bytes and (BGR or grey) pixels of a picture scaled down by area means."""
     times = min(header.height, header.width) / short_side
     reduce = max(factor for factor in _REDUCED if factor <= times)
     flags = _bgr_flags(header)
@@ -98,8 +103,8 @@ def _encode_resized(
     pixels = _decode(data, flags, header)
     small = resize_area(pixels, short_side)
     if header.sixteen_bit:
-        return "png", _imencode(".png", small)
-    return "jpg", _imencode(".jpg", small, cv2.IMWRITE_JPEG_QUALITY, quality)
+        return "png", _imencode(".png", small), small
+    return "jpg", _imencode(".jpg", small, cv2.IMWRITE_JPEG_QUALITY, quality), small
 
 
 def resize_area(pixels: NDArray[np.generic], short_side: int) -> NDArray[np.generic]:

@@ -80,7 +80,11 @@ def check_stored(data: bytes) -> None:
         encoded, pixels = encode_image(data, short_side=short_side)
         stored = decode_payload(encoded.ext, encoded.payload)
         assert stored.dtype == np.uint8 and stored.shape == encoded.shape == (*stored.shape[:2], 3)
-        assert np.array_equal(stored, pixels)
+        if encoded.payload is data or encoded.ext == "png":
+            assert np.array_equal(stored, pixels)
+        else:  # the pixels are those before JPEG's loss
+            assert stored.shape == pixels.shape
+            assert np.abs(stored.astype(int) - pixels).mean() < 6
 
 
 def check_video(expected: dict[str, Any], decoded: tuple[VideoIndex, np.ndarray]) -> None:
