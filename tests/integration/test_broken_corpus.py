@@ -147,7 +147,6 @@ def test_a_decompression_bomb_costs_no_memory(tmp_path: Path) -> None:
 
 
 @needs_shared
-@pytest.mark.xfail(strict=True, reason="list_source leaves dangling links out: no reject is booked")
 def test_links_and_modes_that_a_checkout_cannot_hold(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     (raw / "loop").mkdir(parents=True)
