@@ -27,6 +27,7 @@ DECODERS = ("pyav", "decord")
 MAX_BYTES = 128 * 2**20
 "size of a file that decord may hold in memory (it does so up to three times)"
 _CODECS = ("h264", "hevc", "vp9", "mpeg4")
+_CONTAINERS = ("mov", "matroska", "avi")
 _PIXEL_FORMATS = ("yuv420p", "yuvj420p")
 _ANY_RECOVERED_FRAME = 1e-9
 "share of frames that decord may replace by others before it raises"
@@ -49,6 +50,7 @@ def decord_safe(index: VideoIndex) -> str:
         "open GOPs": index.open_gop,
         "a variable frame rate": index.variable_rate,
         "no keyframe at its start": index.keyframes[:1] != (0,),
+        f"container {index.container}": index.container not in _CONTAINERS,
         f"codec {index.codec}": index.codec not in _CODECS,
         f"pixels of {index.pixel_format}": index.pixel_format not in _PIXEL_FORMATS,
         f"{index.video_streams} video streams": index.video_streams != 1,

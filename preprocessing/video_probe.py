@@ -10,7 +10,7 @@ import bisect
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import av
@@ -28,6 +28,11 @@ from preprocessing.video_containers import check_whole, container_of
 MAX_FRAME_PIXELS = 100_000_000
 _READ_BYTES = 1 << 18
 "bytes that FFmpeg asks for at once: few calls for a distant store, little waste in a seek"
+_SOUGHT_BY_DTS = ("mpegts", "mpeg")
+"containers without an index: FFmpeg looks there for the decoding time, and passes a keyframe by "
+"that is sought by its presentation time"
+_LONG_BEFORE = 2**33
+"ticks; the clock of MPEG-TS wraps after as many"
 _GRACE = 0.5 + 1e-6
 "ticks; a time written as a decimal means the tick that it is nearest to"
 
@@ -61,6 +66,10 @@ class VideoIndex:
     "as FFmpeg names it"
     video_streams: int = 1
     "in the container; only the first is read"
+    seek_times: tuple[int, ...] = ()
+    "where a seek finds each keyframe"
+    seek_start: int = 0
+    "where a seek finds the first frame"
 
     @property
     def frames(self) -> int:
@@ -155,7 +164,9 @@ class _Packets:
     """What the packets of a stream say of its frames."""
 
     times: list[int] = field(default_factory=list)
-    keyframes: list[int] = field(default_factory=list)
+    keyframes: dict[int, int] = field(default_factory=dict)
+    "presentation time of each keyframe, and where a seek finds it"
+    start: int = 0
     discarded: int = 0
     untimed: bool = False
     counted: bool = False
@@ -165,6 +176,8 @@ class _Packets:
 def _read_packets(source: InputContainer, stream: VideoStream) -> _Packets:
     """Read the times of all packets, without decoding them."""
     packets = _Packets()
+    latest = None
+    by_dts = source.format.name in _SOUGHT_BY_DTS
     for packet in source.demux(stream):
         if not packet.size:
             continue  # the flush at the end
@@ -177,10 +190,12 @@ def _read_packets(source: InputContainer, stream: VideoStream) -> _Packets:
         time = packet.pts if packet.pts is not None else 0
         packets.times.append(time)
         if packet.is_keyframe:
-            packets.keyframes.append(time)
-        elif packets.keyframes and time < packets.keyframes[-1]:
+            latest = time
+            packets.keyframes[time] = packet.dts if by_dts and packet.dts is not None else time
+        elif latest is not None and time < latest:
             packets.open_gop = True
     packets.untimed |= len(set(packets.times)) < len(packets.times)
+    packets.start = min(packets.times, default=0) - (_LONG_BEFORE if by_dts else 0)
     return packets
 
 
@@ -195,9 +210,14 @@ def _decode_times(
     times = [first.pts, *(frame.pts for frame in source.decode(stream))]
     timed = [time for time in times if time is not None]
     if len(set(timed)) == len(times):
-        keyframes = sorted(set(packets.keyframes) & set(timed))
-        return _Packets(sorted(timed), keyframes, packets.discarded, open_gop=True)
-    return _Packets(list(range(len(times))), [0], packets.discarded, counted=True, open_gop=True)
+        shown = set(timed)
+        keyframes = {time: seek for time, seek in packets.keyframes.items() if time in shown}
+        return replace(packets, times=timed, keyframes=keyframes, open_gop=True)
+    counted = list(range(len(times)))
+    start = min(0, packets.start)
+    return replace(
+        packets, times=counted, keyframes={0: start}, start=start, counted=True, open_gop=True
+    )
 
 
 def _index(
@@ -231,6 +251,8 @@ def _index(
         codec=stream.codec_context.codec.canonical_name,
         container=container,
         keyframes=tuple(bisect.bisect_left(pts, time) for time in sorted(packets.keyframes)),
+        seek_times=tuple(packets.keyframes[time] for time in sorted(packets.keyframes)),
+        seek_start=packets.start,
         variable_rate=variable,
         edit_list=packets.discarded > 0,
         counted=packets.counted,

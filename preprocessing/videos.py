@@ -220,17 +220,15 @@ class _FrameReader:
             DecodeError: decode_error, if the frame is damaged or never comes.
         """
         keyframes = self.index.keyframes
-        place = max(0, bisect.bisect_right(keyframes, wanted) - 1)
-        keyframe = keyframes[place] if keyframes and keyframes[0] <= wanted else 0
-        if wanted <= self.last or keyframe > self.last + 1:
-            self._seek(keyframe)
+        place = bisect.bisect_right(keyframes, wanted) - 1
+        if wanted <= self.last or (place >= 0 and keyframes[place] > self.last + 1):
+            self._seek(place)
         frame = self._decode_until(wanted)
         back = 1
-        while frame is None and keyframe:
+        while frame is None and place >= 0:
             # Frames just behind an open keyframe need what lies before it; the start always serves.
-            keyframe = keyframes[place - back] if place >= back else 0
-            back *= 2
-            self._seek(keyframe)
+            place, back = place - back, back * 2
+            self._seek(place)
             frame = self._decode_until(wanted)
         if frame is None:
             raise DecodeError(
@@ -273,9 +271,10 @@ class _FrameReader:
         self.last = self.last if found is None else found
         return found
 
-    def _seek(self, keyframe: int) -> None:
-        """Stand before a keyframe; the first stands for the start."""
-        time = 0 if self.index.counted else self.index.pts[keyframe]
+    def _seek(self, place: int) -> None:
+        """Stand before a keyframe, by its place among the keyframes; below 0 at the start."""
+        sought = place >= 0 and not self.index.counted
+        time = self.index.seek_times[place] if sought else self.index.seek_start
         self.source.seek(time, stream=self.stream, backward=True)
         self.frames, self.last = iter(self.source.decode(self.stream)), -1
 
