@@ -11,12 +11,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines.chunks import read_record
+from pipelines.chunks import record_path
 from pipelines.plan import IngestPlan
 from pipelines.raw import RawFile
 from preprocessing.statistics import Moments
+from storage.fingerprint import sha256_hex
 from storage.fs import Store
-from storage.manifest import MANIFEST_SCHEMA, REJECTS_SCHEMA, TableWriter
+from storage.manifest import (
+    MANIFEST_SCHEMA,
+    REJECTS_SCHEMA,
+    TableWriter,
+    read_table,
+    write_table,
+)
 from storage.snapshots import PartEntry, part_path
 
 INPUTS_SCHEMA = pa.schema(
@@ -28,6 +35,12 @@ INPUTS_SCHEMA = pa.schema(
     ]
 )
 "One row a raw file: what became of it."
+
+DUPLICATES, REFUSED = "duplicates.parquet", "refused.parquet"
+"Records of what the plan decided: files that come again, and files that fit no unit."
+DUPLICATES_SCHEMA = pa.schema(
+    [("uri", pa.string()), ("content_hash", pa.string()), ("first", pa.string())]
+)
 
 MOST_LABELS = 1000
 "Labels that a snapshot counts; a dataset with a label a sample keeps the most frequent."
@@ -120,8 +133,20 @@ def close_books(books: Books, dataset: str) -> None:
         )
 
 
+@dataclass(slots=True)
+class Tables:
+    """The tables of a part, complete and not yet written."""
+
+    manifest: TableWriter
+    rejects: TableWriter
+    inputs: TableWriter
+
+
 def write_tables(store: Store, plan: IngestPlan) -> tuple[PartEntry, Books]:
     """Write manifest, rejects and inputs of a part from its records; memory goes by a row group.
+
+    What the plan itself decided, duplicates and files that fit no unit, becomes records of its own
+    first: so the tables can be made again from the records alone.
 
     Returns:
         The part's entry for a snapshot, and the books, closed.
@@ -130,39 +155,64 @@ def write_tables(store: Store, plan: IngestPlan) -> tuple[PartEntry, Books]:
         BooksError: an input has no outcome; nothing names the part then.
     """
     folder = part_path(plan.dataset, plan.part)
-    books = Books(plan.inputs, plan.skipped, duplicates=len(plan.duplicates))
-    manifest = TableWriter(MANIFEST_SCHEMA)
-    rejects = TableWriter(REJECTS_SCHEMA)
-    inputs = TableWriter(INPUTS_SCHEMA)
-    late: list[dict[str, Any]] = plan.rejects.to_pylist()
-    for chunk in range(plan.chunks):
-        record = read_record(store, folder, chunk)
+    records = {
+        name: write_table(store, f"{folder}/records/{name}", table.cast(schema))
+        for name, table, schema in (
+            (DUPLICATES, plan.duplicates, DUPLICATES_SCHEMA),
+            (REFUSED, plan.rejects.select(REJECTS_SCHEMA.names), REJECTS_SCHEMA),
+        )
+    }
+    books = Books(plan.inputs, plan.skipped)
+    tables = tables_of(store, folder, plan.chunks, books, records)
+    close_books(books, plan.dataset)
+    digests = {
+        f"{name}_sha256": getattr(tables, name).write(store, f"{folder}/{name}.parquet")
+        for name in ("manifest", "rejects", "inputs")
+    }
+    return _entry(plan, books, digests, records), books
+
+
+def tables_of(
+    store: Store, folder: str, chunks: int, books: Books, records: dict[str, str]
+) -> Tables:
+    """Return the tables of a part, made from its records.
+
+    Args:
+        books: the numbers are entered here.
+        records: gets the SHA-256 of the record of each chunk.
+    """
+    tables = Tables(*map(TableWriter, (MANIFEST_SCHEMA, REJECTS_SCHEMA, INPUTS_SCHEMA)))
+    late = read_table(store, f"{folder}/records/{REFUSED}").to_pylist()
+    for chunk in range(chunks):
+        data = store.read(record_path(folder, chunk))
+        record = json.loads(data)
+        records[record_path("", chunk).rpartition("/")[2]] = sha256_hex(data)
         for shard in record["shards"]:
-            position = len(books.shards)
-            manifest.add({**r, "shard": position, "row": i} for i, r in enumerate(shard["rows"]))
+            place = len(books.shards)
+            tables.manifest.add(
+                {**row, "shard": place, "row": i} for i, row in enumerate(shard["rows"])
+            )
             books.shards.append({k: v for k, v in shard.items() if k != "rows"})
         books.statistics.add(record)
         written = list(_written(record))
-        inputs.add(written)
+        tables.inputs.add(written)
         books.written += len(written)
         late += record["rejects"]
-    inputs.add(_duplicate(row) for row in plan.duplicates.to_pylist())
-    inputs.add(_rejected(row) for row in late)
-    rejects.add(late)
-    books.rejects = len(late)
+    duplicates = read_table(store, f"{folder}/records/{DUPLICATES}")
+    tables.inputs.add(_duplicate(row) for row in duplicates.to_pylist())
+    tables.inputs.add(_rejected(row) for row in late)
+    tables.rejects.add(late)
+    books.duplicates, books.rejects = len(duplicates), len(late)
     books.reasons.update(row["reason_class"] for row in late)
     books.samples = sum(shard["samples"] for shard in books.shards)
     books.bytes = sum(shard["bytes"] for shard in books.shards)
-    close_books(books, plan.dataset)
-    digests = {
-        "manifest_sha256": manifest.write(store, f"{folder}/manifest.parquet"),
-        "rejects_sha256": rejects.write(store, f"{folder}/rejects.parquet"),
-    }
-    inputs.write(store, f"{folder}/inputs.parquet")
-    return _entry(plan, books, digests), books
+    return tables
 
 
-def _entry(plan: IngestPlan, books: Books, digests: dict[str, str]) -> PartEntry:
+def _entry(
+    plan: IngestPlan, books: Books, digests: dict[str, str], records: dict[str, str]
+) -> PartEntry:
+    stats = books.statistics.to_json()
     return PartEntry(
         part=plan.part,
         samples=books.samples,
@@ -173,8 +223,9 @@ def _entry(plan: IngestPlan, books: Books, digests: dict[str, str]) -> PartEntry
         duplicates=books.duplicates,
         rejects=books.rejects,
         spec={**plan.spec.to_json(), "sources": list(plan.sources)},
-        stats=books.statistics.to_json(),
-        **digests,
+        manifest_sha256=digests["manifest_sha256"],
+        rejects_sha256=digests["rejects_sha256"],
+        stats={**stats, "inputs_sha256": digests["inputs_sha256"], "records": records},
     )
 
 

@@ -6,7 +6,6 @@ leaves when it is killed half-way is written again, never taken for complete.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +19,6 @@ from storage.writers import abandoned_files, remove_empty_folder, removing
 
 SHOWN = 100
 "Paths that the result lists."
-_RECORD = re.compile(r"records/shard-\d{6,}\.json")
 _TABLES = {"manifest.parquet", "rejects.parquet", "inputs.parquet"}
 
 
@@ -139,19 +137,18 @@ def _unnamed(named: Named, folder: str) -> list[Entry]:
         entries = [entry for entry in entries if "/" not in below[entry.path]]
     elif not _is_unnamed(named, folder):
         kept = _named_files(named, folder)
-        entries = [
-            entry
-            for entry in entries
-            if below[entry.path] not in kept and not _RECORD.fullmatch(below[entry.path])
-        ]
+        entries = [entry for entry in entries if below[entry.path] not in kept]
     return sorted(entries, key=lambda entry: ("/records/" not in entry.path, entry.path))
 
 
 def _named_files(named: Named, folder: str) -> set[str]:
-    """Return the files of a named part, or of a complete part of a column, but its records."""
+    """Return the files of a named part, or of a complete part of a column."""
     entry = named.parts[folder.rpartition("/")[2]]
-    tables = {"index.parquet"} if "/columns/" in folder else _TABLES
-    return tables | {str(shard["name"]) for shard in entry.shards}
+    shards = {str(shard["name"]) for shard in entry.shards}
+    if "/columns/" in folder:
+        records = {f"records/{name.removesuffix('.tar')}.json" for name in shards}
+        return {"index.parquet"} | shards | records
+    return _TABLES | shards | {f"records/{name}" for name in entry.stats["records"]}
 
 
 def _remove(named: Named, folder: str, dry_run: bool) -> list[Entry]:
