@@ -285,11 +285,11 @@ def test_a_packed_bomb_is_bounded(name: str, tmp_path: Path) -> None:
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.stat().st_size > 2**26]
 
 
-def test_a_tar_cannot_be_read_is_clear(tmp_path: Path) -> None:
-    if not os.geteuid():
-        pytest.skip("root reads everything")
+def test_a_tar_that_cannot_be_read_is_clear(tmp_path: Path) -> None:
     path = tmp_path / "some.tar"
     path.write_bytes(plain_tar())
     path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("root reads everything")
     done = headrace("ingest", str(path), *FIXED, store=tmp_path / "store")
     assert done.exit_code == 1 and "some.tar" in done.stderr
