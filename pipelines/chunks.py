@@ -10,7 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.encode import NewSample, encode_unit
@@ -24,7 +24,7 @@ from preprocessing.source import Source
 from preprocessing.statistics import Moments
 from storage.fingerprint import canonical_json, sha256_hex
 from storage.fs import Store
-from storage.shards import Sample, pack_shard
+from storage.shards import Row, Sample, pack_shard
 from storage.snapshots import shard_name
 
 MOST_SAMPLES = 16_384
@@ -248,7 +248,9 @@ class _ChunkWriter:
     def _write_shard(self) -> None:
         data, places = pack_shard(self.open.samples)
         name = shard_name(self.job.chunk, len(self.shards))
-        rows = [{**asdict(place), **row} for place, row in zip(places, self.open.rows, strict=True)]
+        rows = [
+            {**_fields(place), **row} for place, row in zip(places, self.open.rows, strict=True)
+        ]
         self.shards.append(
             {
                 "name": name,
@@ -286,8 +288,13 @@ def unit_record(planned: PlannedUnit) -> dict[str, Any]:
     """Return what a record keeps of a unit: enough to write its samples again."""
     unit = planned.unit
     return {
-        "files": [asdict(file) for file in unit.files],
+        "files": [_fields(file) for file in unit.files],
         "channels": list(unit.channels),
         "fields": unit.fields,
         "hashes": list(planned.hashes),
     }
+
+
+def _fields(value: Row | RawFile) -> dict[str, Any]:
+    """Return what `asdict` does of a flat dataclass, without its copies."""
+    return {name: getattr(value, name) for name in value.__slots__}

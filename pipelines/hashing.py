@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,9 @@ def hash_inputs(
     problems = listing["problem"].to_pylist()
     blocks = list(_blocks(listing))
     done = 0
-    for index, result in _run(_Jobs(listing, blocks), executor):
+    # Reading and hashing leave Python's lock, so threads do what processes would be started for.
+    here = executor if executor.kind == "ray" else replace(executor, kind="threads")
+    for index, result, _ in run_jobs(hash_block, _Jobs(listing, blocks), here):
         start, stop = blocks[index]
         for row, (digest, stamp, problem) in zip(range(start, stop), result, strict=True):
             hashes[row], stamps[row], problems[row] = digest, stamp, problem
@@ -51,26 +52,6 @@ def hash_inputs(
         .append_column("content_hash", pa.array(hashes, pa.string()))
         .append_column("stamp", pa.array(stamps))
     )
-
-
-def _run(jobs: _Jobs, executor: Executor) -> Iterator[tuple[int, list[tuple[str, int, str]]]]:
-    """Yield (index, result) of each block.
-
-    Reading and hashing leave Python's lock, so threads do here what processes would have to be
-    started for.
-    """
-    if executor.kind == "ray":
-        yield from ((index, result) for index, result, _ in run_jobs(hash_block, jobs, executor))
-        return
-    with ThreadPoolExecutor(executor.workers) as pool:
-        waiting: deque[tuple[int, Any]] = deque()
-        for index, job in enumerate(jobs):
-            waiting.append((index, pool.submit(hash_block, job)))
-            if len(waiting) > 2 * executor.workers:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        for index, future in waiting:
-            yield index, future.result()
 
 
 class _Jobs:

@@ -7,6 +7,7 @@ records and ends in the same bytes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pipelines.books import Books, close_books, write_tables
@@ -21,6 +22,7 @@ from storage.writers import writing
 
 __all__ = ["ShardJob", "ingest", "write_chunk"]
 
+THREADED_BYTES, THREADED_WORKERS = 512 * 2**20, 4
 ATTEMPTS = 20
 "Times that an ingest is planned again because another one took the same content first."
 
@@ -108,12 +110,22 @@ def _write_chunks(
     """Run the jobs; returns the processes that worked and how many chunks were there already."""
     workers, reused = set(), 0
     jobs = _Jobs(store, plan)
-    for done, (_, result, process) in enumerate(run_jobs(write_chunk, jobs, executor), 1):
+    where = _where(plan, executor)
+    for done, (_, result, process) in enumerate(run_jobs(write_chunk, jobs, where), 1):
         workers.add(process)
         reused += result["reused"]
         if progress:
             progress("write shards", done, len(jobs))
     return {"workers": sorted(workers), "reused": reused}
+
+
+def _where(plan: IngestPlan, executor: Executor) -> Executor:
+    """Return the executor, threads in place of a few processes that would start for a second and
+    work for less: a codec of images leaves Python's lock."""
+    small = plan.spec.modality == "image" and plan.chunks * plan.shard_bytes < THREADED_BYTES
+    if executor.kind == "direct" and 1 < executor.workers <= THREADED_WORKERS and small:
+        return replace(executor, kind="threads")
+    return executor
 
 
 def _refused_before(store: Store, plan: IngestPlan) -> bool:

@@ -19,7 +19,7 @@ class IngestSpec:
     pattern: str = ""
     labels: str = ""
     shard_size: int = 0
-    "raw bytes that go into one shard; 0 takes a 32nd of the input, from 4 to 256 MiB"
+    "raw bytes that go into one shard; 0 takes a 32nd of the input, from 2 to 256 MiB"
     frames: int = 16
     "frames of a clip"
     stride: int = 1
@@ -71,7 +71,7 @@ class IngestSpec:
 
     def shard_bytes(self, total: int) -> int:
         """Return the raw bytes of a shard for an input of `total` bytes."""
-        return self.shard_size or min(max(total // 32, 4 * 2**20), 256 * 2**20)
+        return self.shard_size or min(max(total // 32, 2 * 2**20), 256 * 2**20)
 
     @staticmethod
     def overflow_bytes(shard_bytes: int) -> int:

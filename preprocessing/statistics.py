@@ -61,7 +61,8 @@ class Moments:
         """Return the population variance of each channel; 0 for one without a value."""
         values = []
         for count, total, squares in zip(self.count, self.total, self.squares, strict=True):
-            values.append(float((squares - Fraction(total * total, count)) / count) if count else 0.0)
+            spread = squares - Fraction(total * total, count) if count else 0
+            values.append(float(spread / count) if count else 0.0)
         # Sums of floats are rounded once per array: a constant channel can come out below 0.
         return [max(0.0, value) for value in values]
 

@@ -65,7 +65,12 @@ def test_books_close_and_name_each_reject(images: Path, tmp_path: Path) -> None:
 
 @pytest.mark.ray
 def test_bytes_do_not_depend_on_workers_or_ray(images: Path, tmp_path: Path) -> None:
-    executors = [DIRECT, Executor(workers=3), Executor(kind="ray", workers=2)]
+    executors = [
+        DIRECT,
+        Executor(kind="processes", workers=3),
+        Executor(workers=3),
+        Executor(kind="ray", workers=2),
+    ]
     hashes, processes = set(), []
     for number, executor in enumerate(executors):
         store = open_store(tmp_path / f"store{number}")
