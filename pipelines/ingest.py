@@ -17,7 +17,14 @@ from pipelines.ingest_spec import IngestSpec
 from pipelines.known import known_in_parts
 from pipelines.plan import IngestPlan, Progress, plan_ingest
 from storage.fs import Store
-from storage.snapshots import PartEntry, Snapshot, SnapshotMoved, commit_part, part_path
+from storage.snapshots import (
+    PartEntry,
+    Snapshot,
+    SnapshotMoved,
+    commit_part,
+    part_path,
+    snapshots_path,
+)
 from storage.writers import writing
 
 __all__ = ["ShardJob", "ingest", "write_chunk"]
@@ -64,6 +71,7 @@ def _carry_out(
     store: Store, plan: IngestPlan, executor: Executor, progress: Progress | None
 ) -> dict[str, object] | None:
     """Write and commit what was planned; None if another ingest took the same content first."""
+    store.delete_abandoned(snapshots_path(plan.dataset))  # of one killed as it committed
     if not len(plan.files):
         return _report(plan, Books(plan.inputs, plan.skipped), plan.base, {})
     part = part_path(plan.dataset, plan.part)

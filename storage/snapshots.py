@@ -104,14 +104,19 @@ def shard_name(chunk: int, more: int = 0) -> str:
     return f"shard-{chunk:06d}-{more:03d}.tar" if more else f"shard-{chunk:06d}.tar"
 
 
+def snapshots_path(dataset: str) -> str:
+    """Return the folder of a dataset's snapshots."""
+    return f"datasets/{check_name(dataset)}/snapshots"
+
+
 def snapshot_path(dataset: str, number: int) -> str:
     """Return the path of a snapshot."""
-    return f"datasets/{check_name(dataset)}/snapshots/{number:06d}.json"
+    return f"{snapshots_path(dataset)}/{number:06d}.json"
 
 
 def list_snapshots(store: Store, dataset: str) -> list[int]:
     """Return the numbers of a dataset's snapshots, ascending."""
-    entries = store.list(f"datasets/{check_name(dataset)}/snapshots")
+    entries = store.list(snapshots_path(dataset))
     found = (_NUMBERED.fullmatch(entry.path.rpartition("/")[2]) for entry in entries)
     return sorted(int(match[1]) for match in found if match)
 

@@ -14,12 +14,13 @@ import cv2
 
 from pipelines.derive import derive
 from pipelines.executors import Executor
+from pipelines.gc import collect
 from pipelines.ingest import ingest
 from pipelines.ingest_spec import IngestSpec
 from pipelines.verify import verify
 from storage.fs import Store, open_store
 from storage.local_files import TEMPORARY
-from storage.snapshots import list_snapshots, read_snapshot
+from storage.snapshots import list_snapshots, read_snapshot, snapshot_path
 from tests.integration.raw import make_images
 
 DATASET = "photos"
@@ -55,29 +56,56 @@ class Scene:
     "called with (store, raw): what is interrupted"
 
 
-def _nothing(root: Path, raw: Path) -> None:
+def begin(root: Path, raw: Path) -> None:
+    """Make an empty store."""
     root.mkdir()
 
 
-def _first(root: Path, raw: Path) -> dict[str, Any]:
+def take_a(root: Path, raw: Path) -> dict[str, Any]:
+    """Ingest the first folder."""
     return take(root, raw / "a")
 
 
-def _second(root: Path, raw: Path) -> dict[str, Any]:
+def take_b(root: Path, raw: Path) -> dict[str, Any]:
+    """Ingest the second folder."""
+    return take(root, raw / "b")
+
+
+def take_a_and_b(root: Path, raw: Path) -> dict[str, Any]:
+    """Ingest both folders."""
     return take(root, raw / "a", raw / "b")
 
 
-def _derive(root: Path, raw: Path) -> Any:
+def derive_hog(root: Path, raw: Path) -> Any:
+    """Derive a column of the dataset."""
     cv2.setNumThreads(1)
     return derive(open_store(root), DATASET, {"hog": {"view": {"size": 16}}}, Executor())
+
+
+def leave_garbage(root: Path, raw: Path) -> None:
+    """Make a store with a dataset, a part and a column that nothing names, and dead files."""
+    take(root, raw / "a")
+    derive_hog(root, raw)
+    take(root, raw / "b")
+    store = open_store(root)
+    store.delete(snapshot_path(DATASET, 2))
+    next(root.rglob("index.parquet")).unlink()
+    for folder in (root / f"datasets/{DATASET}", next(root.rglob("records"))):
+        (folder / f"{TEMPORARY}dead").write_bytes(b"half")
+
+
+def sweep(root: Path, raw: Path) -> dict[str, Any]:
+    """Collect the garbage of a store."""
+    return collect(open_store(root))
 
 
 SCENES = {
     scene.name: scene
     for scene in (
-        Scene("first", _nothing, _first),
-        Scene("second", _first, _second),
-        Scene("derive", _first, _derive),
+        Scene("first", begin, take_a),
+        Scene("second", take_a, take_a_and_b),
+        Scene("derive", take_a, derive_hog),
+        Scene("gc", leave_garbage, sweep),
     )
 }
 
@@ -89,6 +117,11 @@ def tree(root: Path) -> dict[str, str]:
         for path in sorted(root.rglob("*"))
         if path.is_file()
     }
+
+
+def differences(wanted: dict[str, str], found: dict[str, str]) -> set[str]:
+    """Return the files that are in one tree only, or not the same in both."""
+    return {name for name, _ in wanted.items() ^ found.items()}
 
 
 def tree_hash(root: Path) -> str:
