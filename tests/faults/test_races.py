@@ -1,0 +1,129 @@
+"""Two operations on one dataset at once, whatever the moment: as if one came after the other."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.faults import scenes
+from tests.faults.races import Operation, race
+from tests.faults.zygote import Outcome, Zygote
+
+SAMPLES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Race:
+    """Two operations, and the store that they begin with."""
+
+    prepare: Operation
+    first: Operation
+    second: Operation
+
+
+RACES = {
+    "ingests of two sources": Race(scenes.begin, scenes.take_a, scenes.take_b),
+    "ingests of one source": Race(scenes.begin, scenes.take_a, scenes.take_a),
+    "ingests that overlap": Race(scenes.begin, scenes.take_a_and_b, scenes.take_b),
+    "a second part, twice": Race(scenes.take_a, scenes.take_a_and_b, scenes.take_b),
+    "gc meets an ingest": Race(scenes.leave_garbage, scenes.take_b, scenes.sweep),
+    "an ingest meets gc": Race(scenes.leave_garbage, scenes.sweep, scenes.take_b),
+    "gc meets a derive": Race(scenes.leave_garbage, scenes.derive_hog, scenes.sweep),
+    "a derive meets gc": Race(scenes.leave_garbage, scenes.sweep, scenes.derive_hog),
+    "two derives": Race(scenes.take_a, scenes.derive_hog, scenes.derive_hog),
+    "a derive meets an ingest": Race(scenes.take_a, scenes.take_a_and_b, scenes.derive_hog),
+}
+LAST_OF_ALL = "gc"
+"Races with gc end in the same store once gc ran after both."
+
+
+class Course:
+    """A race with the stores in which its two operations, one after the other, end."""
+
+    def __init__(self, name: str, place: Path, zygote: Zygote) -> None:
+        self.name, self.race, self.place, self.zygote = name, RACES[name], place, zygote
+        self.raw, self.before = scenes.make_raw(place / "raw"), place / "before"
+        self._do(self.race.prepare, self.before)
+        self.wanted = []
+        for operations in (self._both(), self._both()[::-1]):
+            root = self.copy()
+            for operation in operations:
+                self._do(operation, root)
+            self.wanted.append(self._tree(root))
+        self.calls = int(self._run(self.copy(), 10**9)[1])
+
+    def _both(self) -> tuple[Operation, Operation]:
+        return self.race.first, self.race.second
+
+    def copy(self) -> Path:
+        root = self.place / "store"
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(self.before, root)
+        return root
+
+    def _do(self, operation: Operation, root: Path) -> None:
+        done: Outcome = self.zygote.run(operation, root, self.raw)
+        assert done.error == ""
+
+    def _run(self, root: Path, at: int) -> tuple[int, int, bool]:
+        done = self.zygote.run(race, root, self.raw, *self._both(), at)
+        assert (done.code, done.error) == (0, ""), (self.name, at)
+        result: tuple[int, int, bool] = done.result
+        return result
+
+    def _tree(self, root: Path) -> dict[str, str]:
+        if LAST_OF_ALL in self.name:
+            self._do(scenes.sweep, root)
+        return scenes.tree(root)
+
+    def meet(self, at: int) -> None:
+        """Let the two meet at a call of the first, and look at what they leave."""
+        root = self.copy()
+        code, _, _ = self._run(root, at)
+        assert code == 0, (self.name, at)
+        found = self._tree(root)
+        if found not in self.wanted:
+            names = sorted(scenes.differences(self.wanted[0], found))
+            pytest.fail(f"{self.name}, at call {at}: differs in {names}")
+        scenes.check_clean(root)
+
+
+@pytest.fixture(scope="module")
+def courses() -> Iterator[Callable[[str], Course]]:
+    zygote = Zygote()
+    with TemporaryDirectory(prefix="races-") as place:
+
+        @cache
+        def course(name: str) -> Course:
+            (Path(place) / name).mkdir()
+            return Course(name, Path(place) / name, zygote)
+
+        yield course
+    zygote.close()
+
+
+@pytest.mark.parametrize("name", RACES)
+def test_two_that_meet_at_some_calls_end_as_one_after_the_other(
+    courses: Callable[[str], Course], name: str
+) -> None:
+    """G2, G3: the loser of a race reads the winner's snapshot; gc leaves what is being written."""
+    course = courses(name)
+    for at in random.Random(name).sample(range(2, course.calls), SAMPLES):
+        course.meet(at)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RACES)
+def test_two_that_meet_at_any_call_end_as_one_after_the_other(
+    courses: Callable[[str], Course], name: str
+) -> None:
+    course = courses(name)
+    for at in range(1, course.calls + 1):
+        course.meet(at)
