@@ -62,10 +62,6 @@ class Producer:
     "the artefact is fitted to the dataset's first part, not given from outside"
     wants_artefact: Callable[[Parameters], bool] = lambda parameters: True
 
-    def compute(self, stored: Stored, parameters: Parameters) -> Array:
-        """Return the array of one sample of a column without artefact."""
-        return next(iter(self.make([stored], parameters, None)))
-
     @property
     def text(self) -> str:
         """The bound and the view operations in one line: what `column.json` says."""

@@ -10,86 +10,23 @@ each other.
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
 
+from pipelines.artefacts import provide, resolve_all, with_input
 from pipelines.catalog import open_snapshot
-from pipelines.column_codec import EXT, pack_array
 from pipelines.executors import Executor, run_jobs
-from pipelines.keys import sample_id
 from pipelines.plan import Progress
-from pipelines.producers import PRODUCERS, Stored, column_spec
-from preprocessing.errors import DecodeError
+from pipelines.producers import PRODUCERS, column_spec, needed_by
+from pipelines.sidecars import SidecarJob, write_sidecar
 from storage.columns import ColumnSpec, column_path, list_columns, part_state, write_column_spec
-from storage.fingerprint import canonical_json
 from storage.fs import Store
-from storage.manifest import INDEX_SCHEMA, read_table, write_table
-from storage.shards import ShardReader, pack_sidecar
-from storage.snapshots import PartEntry, Snapshot, part_path
-
-
-@dataclass(frozen=True, slots=True)
-class SidecarJob:
-    """One sidecar shard to write."""
-
-    store: str
-    dataset: str
-    part: str
-    manifest_sha256: str
-    shard: str
-    position: int
-    "of the shard in the part, which is what the manifest calls it"
-    spec: ColumnSpec
-
-
-def write_sidecar(job: SidecarJob) -> dict[str, Any]:
-    """Compute one sidecar shard, write it and then its record; a shard with a record is left
-    alone."""
-    store = Store(job.store)
-    folder = f"{column_path(job.dataset, job.spec.column, job.spec.fingerprint)}/{job.part}"
-    record_at = f"{folder}/records/{job.shard.removesuffix('.tar')}.json"
-    if store.exists(record_at):
-        record: dict[str, Any] = json.loads(store.read(record_at))
-        return {**record, "seconds": 0.0, "computed": 0}
-    began = time.process_time()
-    rows = _shard_rows(store, job)
-    items = [(row["key"], pack_array(_compute(job, row, blob))) for row, blob in rows]
-    data, places = pack_sidecar(job.spec.column, EXT, items)
-    record = {"rows": [list(place) for place in places], "bytes": len(data), "samples": len(items)}
-    store.write(f"{folder}/{job.shard}", data)
-    store.write(record_at, canonical_json(record))
-    return {**record, "seconds": time.process_time() - began, "computed": len(items)}
-
-
-def _shard_rows(store: Store, job: SidecarJob) -> list[tuple[dict[str, Any], bytes]]:
-    """Return the manifest rows of a shard with their verified payloads."""
-    folder = part_path(job.dataset, job.part)
-    table = read_table(store, f"{folder}/manifest.parquet", job.manifest_sha256)
-    rows = table.filter(pa.compute.equal(table["shard"], job.position)).to_pylist()
-    reader = ShardReader(store, f"{folder}/{job.shard}", f"{job.dataset}/{job.part}/{job.shard}")
-    try:
-        return [
-            (row, reader.read(row["offset"], row["size"], row["checksum"], row["key"]))
-            for row in rows
-        ]
-    finally:
-        reader.close()
-
-
-def _compute(job: SidecarJob, row: dict[str, Any], payload: bytes) -> Any:
-    metadata = json.loads(row["metadata"])
-    stored = Stored(sample_id(row["key"]), row["ext"], payload, metadata)
-    try:
-        return PRODUCERS[job.spec.producer].compute(stored, job.spec.parameters)
-    except (ValueError, DecodeError) as error:
-        raise ValueError(
-            f"derive {job.spec.column} of {job.dataset}/{job.shard}, sample {row['key']}: {error}"
-        ) from error
+from storage.manifest import INDEX_SCHEMA, write_table
+from storage.snapshots import PartEntry, Snapshot
+from storage.writers import writing
 
 
 def derive(
@@ -99,14 +36,17 @@ def derive(
     executor: Executor,
     *,
     progress: Progress | None = None,
+    artefacts: Mapping[str, bytes] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Compute the missing parts of columns.
+    """Compute the missing parts of columns, and of those that they are made from.
 
     Args:
         columns: the parameters asked of each column; what is not named has the producer's default.
+        artefacts: for columns that look through weights, their bytes, where they are no file.
 
     Returns:
-        For each column: fingerprint, computed and reused (samples), seconds (CPU), bytes, workers.
+        For each column: fingerprint, parameters, computed and reused (samples), seconds (CPU),
+        bytes, workers; under "flow for masks" what was made for another column.
 
     Raises:
         FileNotFoundError: no such dataset.
@@ -123,10 +63,17 @@ def derive(
                 f"{' or '.join(PRODUCERS[name].modalities)} samples, "
                 f"{dataset} holds {modality} samples. Columns for these: {', '.join(able)}."
             )
-    return {
-        name: _derive_column(store, snapshot, spec, executor, progress)
-        for name, spec in specs.items()
-    }
+    results: dict[str, dict[str, Any]] = {}
+    for name, spec in specs.items():
+        for source in needed_by(spec).values():
+            found = provide(store, snapshot, source)
+            made = _derive_column(store, snapshot, found, executor, progress)
+            if made["computed"] or source.column not in columns:
+                results[f"{source.column} for {name}"] = made
+            spec = with_input(spec, found)
+        spec = provide(store, snapshot, spec, (artefacts or {}).get(name))
+        results[name] = _derive_column(store, snapshot, spec, executor, progress)
+    return results
 
 
 def _derive_column(
@@ -142,6 +89,7 @@ def _derive_column(
     done = {p.part for p in snapshot.parts} - {p.part for p in missing}
     result = {
         "fingerprint": spec.fingerprint,
+        "parameters": spec.parameters,
         "computed": 0,
         "reused": sum(p.samples for p in snapshot.parts if p.part in done),
         "seconds": 0.0,
@@ -151,8 +99,10 @@ def _derive_column(
     if not missing:
         return result
     write_column_spec(store, snapshot.dataset, spec)
+    above = column_path(snapshot.dataset, spec.column, spec.fingerprint)
     for entry in missing:
-        _derive_part(store, snapshot.dataset, entry, spec, executor, result, progress)
+        with writing(store, f"{above}/{entry.part}"):  # gc must not take its records for dead
+            _derive_part(store, snapshot.dataset, entry, spec, executor, result, progress)
     result["seconds"] = round(result["seconds"], 3)
     return result
 
@@ -211,7 +161,7 @@ def why(
     """Explain, a line a part, whether a column with these parameters is there, and if not what
     differs."""
     snapshot = open_snapshot(store, dataset)
-    wanted = column_spec(column, parameters)
+    wanted = resolve_all(store, dataset, column_spec(column, parameters))
     others = [spec for spec in list_columns(store, dataset) if spec.column == column]
     lines = []
     for entry in snapshot.parts:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from pipelines.artefacts import resolve_all
 from pipelines.batch import Batch, BatchBuilder
 from pipelines.catalog import open_snapshot
 from pipelines.order import Order, default_lanes, remainder
@@ -152,7 +153,7 @@ def open_feed(
     order.batch(start, rank=rank, ranks=ranks)
     numbers = range(start, stop if stop is not None else 2**62)
     about = {
-        **_about(snapshot, stream),
+        **_about(store, snapshot, stream),
         "batches_per_epoch": order.batches_per_epoch,
         "remainder": remainder(order.samples, stream.order),
     }
@@ -199,7 +200,7 @@ def _in_stored_order(
     places = [(shard, row) for shard, entry in enumerate(rows) for row in range(len(entry.table))]
     builder = BatchBuilder(store.uri, stream, rows, labelled=labelled)
     chunks = _Chunks(builder, places, stream.batch)
-    about = {**_about(snapshot, stream), "batches_per_epoch": len(chunks), "remainder": 0}
+    about = {**_about(store, snapshot, stream), "batches_per_epoch": len(chunks), "remainder": 0}
     return Feed(_load(chunks, workers), rows, **about)
 
 
@@ -210,7 +211,7 @@ def _open_rows(
     return snapshot, read_rows(store, snapshot, split, stream.needed_columns(), stream.samples)
 
 
-def _about(snapshot: Snapshot, stream: StreamConfig) -> dict[str, Any]:
+def _about(store: Store, snapshot: Snapshot, stream: StreamConfig) -> dict[str, Any]:
     moments = Moments.empty()
     for entry in snapshot.parts:
         moments = moments.merge(Moments.from_json(entry.stats["moments"]))
@@ -219,7 +220,10 @@ def _about(snapshot: Snapshot, stream: StreamConfig) -> dict[str, Any]:
             "dataset": snapshot.dataset,
             "snapshot": snapshot.number,
             "fingerprint": snapshot.fingerprint,
-            "columns": {name: spec.fingerprint for name, spec in stream.needed_columns().items()},
+            "columns": {
+                name: resolve_all(store, snapshot.dataset, spec).fingerprint
+                for name, spec in stream.needed_columns().items()
+            },
         },
         "stats": {
             "mean": np.asarray(moments.mean(), dtype=np.float64).tolist(),

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipelines.artefacts import resolve_all
 from pipelines.derive import difference
 from pipelines.keys import sample_id
 from pipelines.stream import column_arguments
@@ -69,6 +70,7 @@ def read_rows(
     Raises:
         StaleColumnError: a part lacks a column, or has it only with other settings.
     """
+    columns = {n: resolve_all(store, snapshot.dataset, spec) for n, spec in columns.items()}
     folders = [part_path(snapshot.dataset, entry.part) for entry in snapshot.parts]
     manifests = [
         read_table(store, f"{folder}/manifest.parquet", entry.manifest_sha256, columns=_NEEDED)

@@ -142,8 +142,8 @@ def column_arguments(spec: ColumnSpec) -> str:
     words = []
     for name, value in spec.parameters.items():
         if isinstance(value, dict):
-            words += [f"{name}.{key}={_word(inner)}" for key, inner in value.items()]
-        else:
+            words += [f"{name}.{key}={_word(v)}" for key, v in value.items() if v != ""]
+        elif value != "":
             words.append(f"{name}={_word(value)}")
     return " ".join(words)
 

@@ -10,11 +10,7 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-
-from preprocessing.patches import self_standardise
 
 _EPS = 1e-5
 _STEPS = 65535
@@ -36,20 +32,9 @@ def fft_magnitudes(image: NDArray[Any]) -> NDArray[np.float32]:
     return np.abs(np.fft.rfft2(image)).astype(np.float32)
 
 
-def fft_magnitudes_torch(image: Tensor) -> Tensor:
-    """Return the same by torch, on the tensor's device."""
-    return torch.abs(torch.fft.rfft2(image.float()))
-
-
 def fft_targets(pixels: NDArray[Any]) -> NDArray[np.float32]:
     """Return the Fourier target of a viewed field: (C, H, W) -> (C, H, W // 2 + 1) float32."""
     return fft_magnitudes(standardise(pixels))
-
-
-def fft_targets_torch(pixels: Tensor) -> Tensor:
-    """Return the same by torch: (B, C, H, W) -> (B, C, H, W // 2 + 1)."""
-    scaled = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
-    return fft_magnitudes_torch(self_standardise(scaled))
 
 
 def full_spectrum(half: NDArray[np.float32], width: int) -> NDArray[np.float32]:
