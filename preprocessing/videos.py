@@ -95,7 +95,10 @@ def plan_clips(
 def _check_segment(begin: float, end: float, duration: float) -> None:
     """Refuse a segment that is not a piece of the video."""
     if not 0 <= begin < end:  # not a number, too
-        raise DecodeError("too_short", f"segment from {begin} to {end} s: start must be before end")
+        raise DecodeError(
+            "too_short",
+            f"segment from {begin} to {end} s: start must be before end and not negative",
+        )
     if begin >= duration or end > duration + SEGMENT_GRACE:
         raise DecodeError(
             "too_short", f"segment from {begin} to {end} s: the video lasts {duration:.3f} s"

@@ -28,7 +28,7 @@ UNSAFE = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS.keys() - UNSAFE.keys())
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in UNSAFE])
 def test_safe_videos_decode_to_the_same_pixels(kind: str) -> None:
     data = KINDS[kind]()
     index = probe_video(data)

@@ -96,6 +96,33 @@ def test_a_short_video_holds_no_clip() -> None:
         plan_clips(probe_video(numbered_video(30)), frames=3, stride=2, fps=3.0)
 
 
+def test_every_segment_is_a_piece_of_the_video() -> None:
+    index = probe_video(numbered_video(30))
+    assert plan_clips(index, frames=5, segments=[(1.0, 2.1)]) == [[25, 26, 27, 28, 29]]
+    assert plan_clips(index, frames=2, fps=5, segments=[(0.4, 0.8)]) == [[10, 15]]
+    bad = {
+        (1.0, 0.5): "segment from 1.0 to 0.5 s: start must be before end",
+        (0.5, 0.5): "segment from 0.5 to 0.5 s: start must be before end",
+        (-1.0, 0.5): "segment from -1.0 to 0.5 s: start must be before end and not negative",
+        (float("nan"), 1.0): "segment from nan to 1.0 s: start must be before end",
+        (1.2, 1.9): "segment from 1.2 to 1.9 s: the video lasts 1.200 s",
+        (0.5, 2.3): "segment from 0.5 to 2.3 s: the video lasts 1.200 s",
+        (0.2, 0.3): "30 frames in 1.200 s hold no clip of 5 at stride 1 from 0.2 to 0.3 s",
+    }
+    for segment, detail in bad.items():
+        with pytest.raises(DecodeError) as caught:
+            plan_clips(index, frames=5, segments=[(0.0, 1.0), segment])
+        assert caught.value.reason_class == "too_short"
+        assert caught.value.detail.startswith(detail)
+
+
+def test_a_change_of_size_within_a_video_is_refused() -> None:
+    data = numbered_video(6)
+    index = replace(probe_video(data), width=32, height=24)
+    with pytest.raises(DecodeError, match="shape_mismatch: a frame is 64x48, the first one is 32"):
+        decode_frames(data, index, [0], short_side=8)
+
+
 def test_frames_are_scaled_to_a_short_side_but_never_enlarged() -> None:
     data = numbered_video(3)
     index = probe_video(data)
