@@ -19,6 +19,9 @@ from storage.writers import abandoned_files, remove_empty_folder, removing
 
 SHOWN = 100
 "Paths that the result lists."
+_COLUMN_HOURS = 1.0
+"Age from which a column's folder without its `column.json` is nobody's: a derive that has begun"
+"writes an artefact first."
 _TABLES = {"manifest.parquet", "rejects.parquet", "inputs.parquet"}
 
 
@@ -75,9 +78,13 @@ def collect(
     for done, (named, folder) in enumerate(folders, 1):
         if progress:
             progress("collect garbage", done, len(folders))
-        if not _unnamed(named, folder) and not _is_unnamed(named, folder):
+        nothing = not _unnamed(named, folder)
+        if nothing and _is_column(folder) and not dry_run:
+            remove_empty_folder(store, folder)
+        if nothing and (_is_column(folder) or not _is_unnamed(named, folder)):
             continue
-        with removing(store, folder, older_than, dry=dry_run) as free:
+        age = max(older_than or 0.0, _COLUMN_HOURS) if _is_column(folder) else older_than
+        with removing(store, folder, age, dry=dry_run) as free:
             if not free:
                 kept.append(folder)
                 continue
@@ -112,6 +119,11 @@ def _folders(named: Named) -> Iterator[str]:
             yield f"{above}/columns/{column}"
 
 
+def _part_of(folder: str) -> str:
+    """Return the part that a folder is of."""
+    return folder.rpartition("/")[2]
+
+
 def _is_column(folder: str) -> bool:
     """Say whether a folder is a column's, above those of its parts."""
     return folder.count("/") == 3 and "/columns/" in folder
@@ -119,8 +131,7 @@ def _is_column(folder: str) -> bool:
 
 def _is_unnamed(named: Named, folder: str) -> bool:
     """Say whether nothing names a folder, so that it goes with all that is in it."""
-    part = folder.rpartition("/")[2]
-    if _is_column(folder) or part not in named.parts:
+    if _is_column(folder) or _part_of(folder) not in named.parts:
         return True
     column = folder.rpartition("/")[0]
     return "/columns/" in folder and not (
@@ -138,17 +149,19 @@ def _unnamed(named: Named, folder: str) -> list[Entry]:
     elif not _is_unnamed(named, folder):
         kept = _named_files(named, folder)
         entries = [entry for entry in entries if below[entry.path] not in kept]
+        if "/parts/" in folder and "records" not in named.parts[_part_of(folder)].stats:
+            return []  # of a version that named no records
     return sorted(entries, key=lambda entry: ("/records/" not in entry.path, entry.path))
 
 
 def _named_files(named: Named, folder: str) -> set[str]:
     """Return the files of a named part, or of a complete part of a column."""
-    entry = named.parts[folder.rpartition("/")[2]]
+    entry = named.parts[_part_of(folder)]
     shards = {str(shard["name"]) for shard in entry.shards}
     if "/columns/" in folder:
         records = {f"records/{name.removesuffix('.tar')}.json" for name in shards}
         return {"index.parquet"} | shards | records
-    return _TABLES | shards | {f"records/{name}" for name in entry.stats["records"]}
+    return _TABLES | shards | {f"records/{name}" for name in entry.stats.get("records", ())}
 
 
 def _remove(named: Named, folder: str, dry_run: bool) -> list[Entry]:

@@ -1,22 +1,38 @@
-"""Every byte of a dataset against its manifests: what is damaged is named by shard and sample."""
+"""Every byte of a dataset against its snapshot: what is damaged is named by shard and sample.
+
+A snapshot keeps the SHA-256 of every file of its parts, so a sound file is read once, in pieces,
+and no table is held in memory. Columns have an index with digests of its own; their sidecars are
+compared with it byte by byte.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from pipelines.artefacts import ArtefactError, read_artefact
 from pipelines.catalog import open_snapshot
-from pipelines.plan import Progress
-from pipelines.rows import place_of
-from storage.columns import ColumnError, column_path, list_columns, part_state
-from storage.fingerprint import sha256_hex
-from storage.fs import Store
-from storage.manifest import ManifestError, read_table
-from storage.shards import ShardError, ShardReader
-from storage.snapshots import PartEntry, part_path
+from pipelines.checks import Damage, FileCheck, ShardCheck, SidecarCheck, check, damage
+from pipelines.executors import Executor, run_jobs
+from pipelines.progress import Progress
+from storage.columns import ColumnError, ColumnSpec, column_path, list_columns
+from storage.fs import Store, StoreError
+from storage.manifest import ManifestError
+from storage.snapshots import PartEntry, Snapshot, part_path
+from storage.streaming import TableFile
+
+Check = FileCheck | ShardCheck | SidecarCheck
 
 
-def verify(store: Store, dataset: str, *, progress: Progress | None = None) -> dict[str, Any]:
-    """Check manifests, shards, every member and every column of a dataset.
+def verify(
+    store: Store,
+    dataset: str,
+    executor: Executor | None = None,
+    *,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Check tables, records, shards, every member and every column of a dataset.
 
     Returns:
         samples (checked), damaged (a list of {where, sample, detail}) and repaired (empty).
@@ -26,116 +42,156 @@ def verify(store: Store, dataset: str, *, progress: Progress | None = None) -> d
         SnapshotError: the snapshot itself is damaged.
     """
     snapshot = open_snapshot(store, dataset)
-    damaged: list[dict[str, str]] = []
-    samples = 0
-    total = sum(len(entry.shards) for entry in snapshot.parts)
-    done = 0
+    damaged, jobs = _plan_columns(store, snapshot)
     for entry in snapshot.parts:
-        tables = _check_tables(store, dataset, entry, damaged)
-        rows = tables.to_pylist() if tables is not None else []
-        samples += len(rows)
-        for shard in entry.shards:
-            number = int(shard["name"].removeprefix("shard-").removesuffix(".tar"))
-            mine = [row for row in rows if row["shard"] == number]
-            _check_shard(store, dataset, entry, shard, mine, damaged)
-            done += 1
-            if progress:
-                progress("verify shards", done, total)
-        _check_columns(store, dataset, entry, [row["key"] for row in rows], damaged)
+        jobs += part_checks(store, dataset, entry)
+        damaged += _extra_files(store, dataset, entry)
+    found: list[list[Damage]] = [[] for _ in jobs]
+    running = run_jobs(check, jobs, executor or Executor())
+    for done, (index, result, _) in enumerate(running, 1):
+        found[index] = result
+        if progress:
+            progress("verify files", done, len(jobs))
+    damaged += [entry for result in found for entry in result]
+    damaged.sort(key=lambda entry: (entry["where"], entry["sample"]))
+    samples = sum(entry.samples for entry in snapshot.parts)
     return {"samples": samples, "damaged": damaged, "repaired": []}
 
 
-def _check_tables(
-    store: Store, dataset: str, entry: PartEntry, damaged: list[dict[str, str]]
-) -> Any:
+def part_checks(store: Store, dataset: str, entry: PartEntry) -> list[Check]:
+    """Return the checks of the files that a snapshot names in a part."""
     folder = part_path(dataset, entry.part)
-    manifest = None
-    digests = {"manifest": entry.manifest_sha256, "rejects": entry.rejects_sha256, "inputs": None}
-    for name, digest in digests.items():
-        path = f"{folder}/{name}.parquet"
-        try:
-            table = read_table(store, path, digest)
-            manifest = table if name == "manifest" else manifest
-        except (ManifestError, FileNotFoundError) as error:
-            damaged.append({"where": path, "sample": "", "detail": str(error)})
-    if manifest is not None and len(manifest) != entry.samples:
-        detail = f"holds {len(manifest)} rows, the snapshot says {entry.samples}"
-        damaged.append({"where": f"{folder}/manifest.parquet", "sample": "", "detail": detail})
-    return manifest
-
-
-def _check_shard(
-    store: Store,
-    dataset: str,
-    entry: PartEntry,
-    shard: dict[str, Any],
-    rows: list[dict[str, Any]],
-    damaged: list[dict[str, str]],
-) -> None:
-    """Hash the whole tar; where it differs, read it member by member to name the samples."""
-    path = f"{part_path(dataset, entry.part)}/{shard['name']}"
-    if not store.exists(path):
-        damaged.append(
-            {"where": path, "sample": "", "detail": f"is missing, with {len(rows)} samples"}
-        )
-        return
-    if sha256_hex(store.read(path)) == shard["sha256"]:
-        return
-    before = len(damaged)
-    members = [
-        (tuple(row[f"{prefix}{name}"] for name in ("offset", "size", "checksum")), row["key"])
-        for row in rows
-        for prefix in ("", "meta_")
-    ]
-    _check_members(store, path, members, damaged)
-    if len(damaged) == before:
-        detail = "its bytes differ outside of the samples' members (headers or padding)"
-        damaged.append({"where": path, "sample": "", "detail": detail})
-
-
-def _check_members(
-    store: Store,
-    path: str,
-    members: list[tuple[tuple[int, ...], str]],
-    damaged: list[dict[str, str]],
-) -> None:
-    """Read the members ((offset, size, checksum), key) of a tar and name the damaged ones."""
-    try:
-        reader = ShardReader(store, path, path)
-    except (ShardError, OSError) as error:
-        damaged.append({"where": path, "sample": "", "detail": str(error)})
-        return
-    with reader:
-        for (offset, size, expected), key in members:
-            try:
-                reader.read(offset, size, expected, key)
-            except (ShardError, OSError) as error:
-                damaged.append({"where": path, "sample": key, "detail": str(error)})
-
-
-def _check_columns(
-    store: Store, dataset: str, entry: PartEntry, keys: list[str], damaged: list[dict[str, str]]
-) -> None:
-    try:
-        specs = list_columns(store, dataset)
-    except ColumnError as error:
-        damaged.append({"where": f"columns of {dataset}", "sample": "", "detail": str(error)})
-        return
-    for spec in specs:
-        if part_state(store, dataset, spec, entry.part) != "complete":
-            continue
-        folder = f"{column_path(dataset, spec.column, spec.fingerprint)}/{entry.part}"
-        try:
-            rows = read_table(store, f"{folder}/index.parquet").to_pylist()
-        except ManifestError as error:
-            damaged.append({"where": f"{folder}/index.parquet", "sample": "", "detail": str(error)})
-            continue
-        if [row["key"] for row in rows] != keys:
-            detail = (
-                f"its index holds {len(rows)} keys that are not the part's {len(keys)}, in order"
+    return [
+        *(FileCheck(store.uri, path, sha) for path, sha in sorted(file_hashes(folder, entry))),
+        *(
+            ShardCheck(
+                store.uri,
+                f"{folder}/{shard['name']}",
+                shard["sha256"],
+                shard["samples"],
+                position,
+                f"{folder}/manifest.parquet",
+                record_of(folder, shard["name"]),
             )
-            damaged.append({"where": f"{folder}/index.parquet", "sample": "", "detail": detail})
-        for shard in entry.shards:
-            number = int(shard["name"].removeprefix("shard-").removesuffix(".tar"))
-            members = [(place_of(row), row["key"]) for row in rows if row["shard"] == number]
-            _check_members(store, f"{folder}/{shard['name']}", members, damaged)
+            for position, shard in enumerate(entry.shards)
+        ),
+    ]
+
+
+def record_of(folder: str, shard: str) -> str:
+    """Return the path of the record of the chunk that a shard belongs to."""
+    return f"{folder}/records/{'-'.join(shard.removesuffix('.tar').split('-')[:2])}.json"
+
+
+def file_hashes(folder: str, entry: PartEntry) -> Iterator[tuple[str, str]]:
+    """Yield (path, SHA-256) of the tables and records that a snapshot names in a part."""
+    yield f"{folder}/manifest.parquet", entry.manifest_sha256
+    yield f"{folder}/rejects.parquet", entry.rejects_sha256
+    if "inputs_sha256" in entry.stats:
+        yield f"{folder}/inputs.parquet", entry.stats["inputs_sha256"]
+    for name, sha256 in entry.stats.get("records", {}).items():
+        yield f"{folder}/records/{name}", sha256
+
+
+def _extra_files(store: Store, dataset: str, entry: PartEntry) -> list[Damage]:
+    """Return the files in a part that its snapshot does not name."""
+    folder = part_path(dataset, entry.part)
+    named = {path for path, _ in file_hashes(folder, entry)}
+    named |= {f"{folder}/{shard['name']}" for shard in entry.shards}
+    return [
+        damage(found.path, "nothing names this file; 'headrace gc' removes it")
+        for found in store.list(folder)
+        if found.path not in named and "records" in entry.stats
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnPart:
+    """A part of a column."""
+
+    spec: ColumnSpec
+    entry: PartEntry
+    folder: str
+
+    @property
+    def index(self) -> str:
+        """The path of its index."""
+        return f"{self.folder}/index.parquet"
+
+    def record(self, shard: str) -> str:
+        """Return the path of the record of a sidecar."""
+        return f"{self.folder}/records/{shard.removesuffix('.tar')}.json"
+
+
+def column_parts(store: Store, snapshot: Snapshot, spec: ColumnSpec) -> list[ColumnPart]:
+    """Return the parts that a column has: those with an index, and those that lost it."""
+    above = column_path(snapshot.dataset, spec.column, spec.fingerprint)
+    parts = [ColumnPart(spec, entry, f"{above}/{entry.part}") for entry in snapshot.parts]
+    return [
+        part
+        for part in parts
+        if store.exists(part.index)
+        or (
+            part.entry.shards
+            and all(store.exists(part.record(shard["name"])) for shard in part.entry.shards)
+        )
+    ]
+
+
+def _plan_columns(store: Store, snapshot: Snapshot) -> tuple[list[Damage], list[Check]]:
+    """Return what is wrong with records and indexes of columns, and the checks of sidecars."""
+    damaged: list[Damage] = []
+    jobs: list[Check] = []
+    specs: list[ColumnSpec] = []
+    try:
+        specs = list_columns(store, snapshot.dataset)
+    except ColumnError as error:
+        damaged.append(damage(str(error).partition(": ")[0], error))
+    for spec in specs:
+        try:
+            read_artefact(store, snapshot.dataset, spec)
+        except (ArtefactError, OSError) as error:
+            damaged.append(damage(str(error).partition(": ")[0], error))
+        for part in column_parts(store, snapshot, spec):
+            wrong = check_index(store, snapshot.dataset, part)
+            damaged += wrong
+            jobs += [] if wrong else _sidecar_checks(store, part)
+    return damaged, jobs
+
+
+def check_index(store: Store, dataset: str, part: ColumnPart) -> list[Damage]:
+    """Compare an index with its own digests, and its keys with those of the part."""
+    try:
+        with TableFile(store, part.index) as index:
+            index.check()
+            path = f"{part_path(dataset, part.entry.part)}/manifest.parquet"
+            same = _has_keys_of(store, path, index)
+    except (ManifestError, StoreError) as error:
+        return [damage(part.index, error)]
+    if same:
+        return []
+    detail = f"its index holds {index.rows} keys that are not the part's {part.entry.samples}"
+    return [damage(part.index, f"{detail}, in order")]
+
+
+def _has_keys_of(store: Store, manifest: str, index: TableFile) -> bool:
+    """Compare the digests of keys and places; True where the manifest cannot say."""
+    try:
+        with TableFile(store, manifest) as table:
+            names = ("key", "shard", "row")
+            return all(table.digests[name] == index.digests.get(name) for name in names)
+    except ManifestError:
+        return True  # the damage of the manifest is reported by itself
+
+
+def _sidecar_checks(store: Store, part: ColumnPart) -> list[Check]:
+    return [
+        SidecarCheck(
+            store.uri,
+            f"{part.folder}/{shard['name']}",
+            position,
+            part.index,
+            part.record(shard["name"]),
+        )
+        for position, shard in enumerate(part.entry.shards)
+    ]

@@ -25,7 +25,8 @@ from storage.fs import Store
 
 ROW_GROUP = 100_000
 FORMAT = 1
-_DIGESTS = b"headrace"
+DIGESTS = b"headrace"
+"Key of the metadata that hold the number of rows and the digest of each column."
 _CHUNK = 1 << 23
 
 MANIFEST_SCHEMA = pa.schema(
@@ -99,7 +100,7 @@ class TableWriter:
             compression_level=1,
             write_page_checksum=True,
         )
-        self._digests = {field.name: _Digest(field.type) for field in self._schema}
+        self._digests = {field.name: Digest(field.type) for field in self._schema}
         self._waiting: list[pa.Table] = []
         self._rows = self._written = 0
 
@@ -132,7 +133,7 @@ class TableWriter:
             self._write_group(self._rows - self._written)
         columns = {name: digest.hexdigest() for name, digest in self._digests.items()}
         record = {"format": FORMAT, "rows": self._rows, "columns": columns}
-        self._writer.add_key_value_metadata({_DIGESTS: canonical_json(record)})
+        self._writer.add_key_value_metadata({DIGESTS: canonical_json(record)})
         self._writer.close()
         self._file.seek(0)
         with self._file:
@@ -206,7 +207,7 @@ def _checked(table: pa.Table, path: str, wanted: list[str] | None, *, digests: b
     """
     metadata = dict(table.schema.metadata or {})
     try:
-        record = json.loads(metadata.pop(_DIGESTS))
+        record = json.loads(metadata.pop(DIGESTS))
         stated, rows, version = record["columns"], record["rows"], record["format"]
         names = wanted if wanted is not None else sorted(stated)
     except (KeyError, TypeError, ValueError) as error:
@@ -237,12 +238,12 @@ def _checked(table: pa.Table, path: str, wanted: list[str] | None, *, digests: b
 
 def column_digest(column: pa.ChunkedArray) -> str:
     """Return a digest of a column's type and values, however the column is cut into chunks."""
-    digest = _Digest(column.type)
+    digest = Digest(column.type)
     digest.feed(column)
     return digest.hexdigest()
 
 
-class _Digest:
+class Digest:
     """A digest of a column that is given in pieces."""
 
     def __init__(self, kind: pa.DataType) -> None:
@@ -250,10 +251,12 @@ class _Digest:
         self.streams: defaultdict[str, Any] = defaultdict(xxhash.xxh3_128)
 
     def feed(self, column: pa.ChunkedArray) -> None:
+        """Add the next values of the column."""
         for chunk in column.chunks:
             _feed(chunk, "", self.streams)
 
     def hexdigest(self) -> str:
+        """Return the digest of what was added."""
         parts = [f"{name}={stream.hexdigest()}" for name, stream in sorted(self.streams.items())]
         return xxhash.xxh3_128_hexdigest(" ".join((_kind(self.kind), *parts)).encode())
 
