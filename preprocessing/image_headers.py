@@ -21,6 +21,9 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _STANDALONE = frozenset((0x01, 0xD8, *range(0xD0, 0xD8)))
 "JPEG markers without a length"
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+OTHER_FORMATS = ("AVIF", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP")
+"""what Pillow may look for behind JPEG and PNG. It knows more; some of those have no signature of
+their own, some start other programs (EPS)"""
 _GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -65,7 +68,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 
 def _jpeg_header(data: bytes) -> ImageHeader:
     """Walk the markers up to the scan, and look for the end marker behind it."""
-    place, header = 2, None
+    place, header, least = 2, None, 0
     while place + 4 <= len(data):
         if data[place] != 0xFF:
             raise DecodeError("decode_error", f"JPEG: no marker at byte {place}")
@@ -77,6 +80,7 @@ def _jpeg_header(data: bytes) -> ImageHeader:
         if marker in _FRAME_MARKERS and place + 10 <= len(data):
             height, width, parts = struct.unpack(">HHB", data[place + 5 : place + 10])
             header = ImageHeader("jpg", width, height, gray=parts == 1)
+            least = _least_scan_bytes(marker, width, height, data[place + 10 : place + 2 + length])
         if marker == 0xDA:
             break
         place += 2 + max(length, 2)
@@ -84,7 +88,32 @@ def _jpeg_header(data: bytes) -> ImageHeader:
         raise DecodeError("truncated", f"JPEG of {len(data)} bytes without its end marker")
     if header is None:
         raise DecodeError("decode_error", "JPEG: a scan without a frame header")
+    if len(data) - place < least:
+        raise DecodeError(
+            "truncated",
+            f"JPEG of {header.width}x{header.height} pixels with {len(data) - place} bytes of "
+            f"scans; they need at least {least}",
+        )
     return header
+
+
+def _least_scan_bytes(marker: int, width: int, height: int, components: bytes) -> int:
+    """Return fewer bytes than any scan of these blocks has: a decoder would fill up with grey.
+
+    Each block of 8x8 values has a Huffman code of one bit or more for its mean, and in a sequential
+    frame one more for its end. Other frames (progressive: runs of ends; arithmetic, lossless) have
+    less that is sure.
+    """
+    bits = {0xC0: 2, 0xC1: 2, 0xC2: 1}.get(marker, 0)
+    factors = [(byte >> 4, byte & 15) for byte in components[1::3]]
+    if not all(across and down for across, down in factors) or not factors:
+        return 0
+    most = max(across for across, _ in factors), max(down for _, down in factors)
+    blocks = sum(
+        -(-width * across // (8 * most[0])) * -(-height * down // (8 * most[1]))
+        for across, down in factors
+    )
+    return blocks * bits // 8
 
 
 def _png_header(data: bytes, max_pixels: int) -> ImageHeader:
@@ -115,7 +144,7 @@ def _other_header(data: bytes, max_pixels: int) -> ImageHeader:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=OTHER_FORMATS) as image:
                 name, mode, (width, height) = image.format or "", image.mode, image.size
     except Image.DecompressionBombError as error:
         raise DecodeError("too_large", f"{error}; at most {max_pixels} are decoded") from error
@@ -125,9 +154,10 @@ def _other_header(data: bytes, max_pixels: int) -> ImageHeader:
         ) from error
     except (OSError, SyntaxError, ValueError, struct.error) as error:
         raise DecodeError("decode_error", f"unreadable header ({error})") from error
-    if mode == "F":
+    if mode == "F" or (mode == "I" and name == "TIFF"):
         raise DecodeError(
-            "unrecognised_format", "a picture of floats; ingest it as microscopy or satellite"
+            "unrecognised_format",
+            "a picture of floats or of 32 bits; ingest it as microscopy or satellite",
         )
     short = {"TIFF": "tif", "JPEG2000": "jp2", "MPO": "jpg"}.get(name, name.lower())
     return ImageHeader(short, width, height, mode in _GRAY_MODES, mode[0] == "I")

@@ -7,13 +7,18 @@ frame.
 
 from __future__ import annotations
 
+import io
+import struct
+import warnings
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageOps
 
 from preprocessing.encoded import Encoded
 from preprocessing.errors import DecodeError
-from preprocessing.image_headers import ImageHeader, read_header
+from preprocessing.image_headers import OTHER_FORMATS, ImageHeader, read_header
 
 MAX_PIXELS = 100_000_000
 _STORED_AS_IS = ("jpg", "png", "webp")
@@ -44,7 +49,8 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.gen
 def decode_rgb(data: bytes) -> NDArray[np.uint8]:
     """Return (H, W, 3) uint8 RGB of a stored picture; for bytes that ingest has checked.
 
-    Grey is repeated to three channels. Of 16 bits the upper 8 are kept (value // 256).
+    Grey is repeated to three channels. Of 16 bits the upper 8 are kept: of grey value // 256, of
+    colours what the decoder rounds to, within 1 of it.
 
     Raises:
         DecodeError: the decoder gives up.
@@ -135,12 +141,28 @@ def _decode(data: bytes, flags: int, header: ImageHeader | None) -> NDArray[np.g
     """
     what = f"{header.format} of {header.width}x{header.height}" if header else "stored picture"
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        pixels: NDArray[np.generic] | None = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise DecodeError("decode_error", f"{what}: OpenCV failed ({error.err})") from error
+    if pixels is None and header is not None and header.format not in _STORED_AS_IS:
+        pixels = _decode_by_pillow(data, flags, header)
     if pixels is None:
         raise DecodeError("decode_error", f"{what}, {len(data)} bytes: OpenCV cannot decode it")
     return pixels
+
+
+def _decode_by_pillow(data: bytes, flags: int, header: ImageHeader) -> NDArray[np.generic] | None:
+    """Return what OpenCV's flags ask for, of a format that OpenCV was built without."""
+    mode = "L" if header.gray else "RGB"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=OTHER_FORMATS) as image:
+                upright = ImageOps.exif_transpose(image)
+                pixels = np.asarray(upright if header.sixteen_bit else upright.convert(mode))
+    except (OSError, SyntaxError, ValueError, struct.error):
+        return None
+    return pixels[..., ::-1] if mode == "RGB" and flags == cv2.IMREAD_COLOR_BGR else pixels
 
 
 def _imencode(ext: str, pixels: NDArray[np.generic], *parameters: int) -> bytes:

@@ -104,6 +104,80 @@ def test_a_resize_is_by_area_means_also_through_the_scaled_decoder(short_side: i
     assert encode_image(data, short_side=short_side, quality=98)[0] == encoded
 
 
+OTHERS = {
+    "JPEG2000": {"irreversible": False},
+    "AVIF": {"quality": 100, "subsampling": "4:4:4"},
+    "GIF": {},
+    "PPM": {},
+    "TIFF": {"compression": "zstd"},
+    "WEBP": {"lossless": True},
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
+def test_formats_that_a_library_reads_are_what_pillow_sees(kind: str, mode: str) -> None:
+    image = Image.fromarray(PHOTO).convert(mode)
+    image = image.quantize(255).convert("RGB") if kind == "GIF" else image
+    data = pillow_bytes(image, kind, **OTHERS[kind])
+    if not Image.open(io.BytesIO(data)).width:
+        pytest.skip(f"Pillow writes no {kind} here")
+    pixels = decode_image(data)
+    seen = Image.open(io.BytesIO(data)).convert("L" if pixels.ndim == 2 else "RGB")
+    assert np.array_equal(pixels, np.asarray(seen))
+    encoded, stored = encode_image(data, short_side=None)
+    assert encoded.ext == ("webp" if kind == "WEBP" else "png")
+    assert np.array_equal(stored, np.asarray(seen.convert("RGB")))
+    assert encode_image(data, short_side=30)[1].shape == (30, 45, 3)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF", "TGA", "PCX", "ICO"])
+def test_formats_that_nobody_reads_safely_are_unrecognised(kind: str) -> None:
+    assert reason(pillow_bytes(Image.fromarray(PHOTO), kind)) == "unrecognised_format"
+
+
+def test_heic_is_unrecognised() -> None:
+    head = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
+    assert reason(head) == "unrecognised_format"
+
+
+def test_sixteen_bits_a_colour_keep_their_upper_eight() -> None:
+    deep = np.random.default_rng(0).integers(0, 65536, (20, 30, 3)).astype(np.uint16)
+    for ext in (".png", ".tiff"):
+        data = picture(ext, deep)
+        seen = decode_image(data)
+        assert seen.dtype == np.uint8
+        assert np.abs(seen.astype(int) - (deep >> 8)).max() <= 1, "decoders round, none clips"
+
+
+def test_an_animated_webp_or_png_is_its_first_frame() -> None:
+    frames = [Image.new("RGB", (20, 10), color) for color in ("red", "green", "blue")]
+    for kind, options in (("WEBP", {"lossless": True}), ("PNG", {}), ("AVIF", {"quality": 100})):
+        data = pillow_bytes(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+        pixels = encode_image(data, short_side=None)[1]
+        assert pixels.shape == (10, 20, 3)
+        assert np.abs(pixels.astype(int) - (255, 0, 0)).max() <= 2
+
+
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_emptiest_jpegs_are_taken_but_none_with_too_few_bytes(
+    subsampling: int, progressive: bool
+) -> None:
+    """A decoder would fill what is missing with grey."""
+    options = {"subsampling": subsampling, "progressive": progressive, "optimize": True}
+    for size in ((8, 8), (1, 1), (333, 7), (2000, 1999)):
+        image = Image.new("RGB", size, "white")
+        data = pillow_bytes(image, "JPEG", quality=1, **options)
+        assert decode_image(data).shape == (size[1], size[0], 3)
+        assert decode_image(pillow_bytes(image.convert("L"), "JPEG", optimize=True)).ndim == 2
+    data = pillow_bytes(Image.fromarray(PHOTO), "JPEG", **options)
+    place = data.index(b"\xff\xc2" if progressive else b"\xff\xc0") + 5
+    for size in ((9000, 9000), (60, 65000)):
+        grown = data[:place] + np.array(size, ">u2").tobytes() + data[place + 4 :]
+        assert reason(grown) == "truncated"
+
+
 @pytest.mark.parametrize("ext", [".jpg", ".png", ".webp", ".bmp", ".tiff"])
 def test_every_cut_is_refused_as_truncated(ext: str) -> None:
     data = picture(ext, PHOTO)
