@@ -132,19 +132,15 @@ def _encoded(planned: PlannedUnit, spec: IngestSpec) -> Iterator[NewSample]:
         for file, digest, changed in zip(
             planned.unit.files, planned.hashes, planned.stamps, strict=True
         ):
-            source = stack.enter_context(_opened(file))
+            try:
+                source = stack.enter_context(opened(file))
+            except FileNotFoundError as error:
+                raise _changed(file) from error
             _check_unchanged(file, source, digest, changed)
             sources.append(source)
         yield from encode_unit(planned.unit, sources, spec)
         for file, changed in zip(planned.unit.files, planned.stamps, strict=True):
             _check_stamp(file, changed)
-
-
-def _opened(file: RawFile) -> Any:
-    try:
-        return opened(file)
-    except FileNotFoundError as error:
-        raise _changed(file) from error
 
 
 def _check_unchanged(file: RawFile, source: Any, digest: str, changed: int) -> None:
