@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 INDICES = {"ndvi": ("B8", "B4"), "ndwi": ("B3", "B8"), "ndbi": ("B11", "B8")}
 "Index = (first - second) / (first + second), Sentinel-2 bands (FG-MAE)."
-_EPSILON = 1e-5
+EPSILON = 1e-5
 _COMMON = {"green": "B3", "red": "B4", "nir": "B8", "swir1": "B11", "swir16": "B11"}
 _LEAST = -32768
 "Stored where an index is not a number."
@@ -62,10 +62,19 @@ def ndi(
 
 
 def _plane(array: NDArray[Any], bands: Sequence[str], wanted: str) -> NDArray[np.float32]:
+    return np.asarray(array[band_position(bands, wanted)], dtype=np.float32)
+
+
+def band_position(bands: Sequence[str], wanted: str) -> int:
+    """Return where a band is among named channels; B8A serves where B8 is missing.
+
+    Raises:
+        ValueError: it is not there.
+    """
     known = [band_name(name) for name in bands]
     for spelling in (wanted, "B8A") if wanted == "B8" else (wanted,):
         if spelling in known:
-            return np.asarray(array[known.index(spelling)], dtype=np.float32)
+            return known.index(spelling)
     raise ValueError(
         f"ndi: band {wanted} is missing; the sample has {', '.join(bands) or 'no named bands'}. "
         "Name the bands with --channels at ingest, or leave out the index that needs it."
@@ -73,7 +82,7 @@ def _plane(array: NDArray[Any], bands: Sequence[str], wanted: str) -> NDArray[np
 
 
 def _difference(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
-    total = first + second + np.float32(_EPSILON)
+    total = first + second + np.float32(EPSILON)
     difference = first - second
     zeros = np.zeros_like(difference)
     return np.asarray(np.divide(difference, total, out=zeros, where=total != 0))

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from preprocessing.hog import gaussian_window, hog_cells, hog_scales, hog_targets
 from preprocessing.hog_torch import hog_cells_torch, hog_targets_torch
 from preprocessing.indices import ndi
+from preprocessing.indices_torch import ndi_torch
 from preprocessing.patches import normalise_patches, patchify
 
 Read = Callable[[str], dict[str, NDArray[Any]]]
@@ -139,9 +140,15 @@ def test_fgmae_sar_hog(golden: Read, targets: Cells) -> None:
     assert_nearly_all(targets(image, 14, 7, 9, 16)[: len(rows)], rows)
 
 
-def test_fgmae_indices(golden: Read) -> None:
+def indices_torch(image: NDArray[np.float32], bands: list[str]) -> NDArray[np.float32]:
+    """Return the indices of (C, H, W) by the torch version."""
+    return ndi_torch(torch.from_numpy(image)[None], bands)[0].numpy()
+
+
+@pytest.mark.parametrize("indices", [ndi, indices_torch])
+def test_fgmae_indices(golden: Read, indices: Cells) -> None:
     z = golden("fgmae_ndi_hog")
-    found = ndi(dithered(z["s2_u8_chw"]), BANDS)
+    found = indices(dithered(z["s2_u8_chw"]), BANDS)
     crop = z["ndi_2d_crop"]
     np.testing.assert_allclose(found[:, : crop.shape[1], : crop.shape[2]], crop, atol=1e-5)
     targets = patchify(torch.from_numpy(found)[None], 16)[0].numpy()
