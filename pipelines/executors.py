@@ -3,15 +3,15 @@ the order."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pipelines.worker import one_thread, traced
+from pipelines.processes import run_in_processes
+from pipelines.worker import one_thread
 
 KINDS = ("direct", "threads", "processes", "ray")
 Job = TypeVar("Job")
@@ -23,7 +23,7 @@ class Executor:
     """Where jobs run."""
 
     kind: str = "direct"
-    "threads or processes of this machine, ray, or direct: whichever of the first two suits the work"
+    "threads or processes of this machine, ray, or direct: which of the first two suits the work"
     workers: int = 1
     ray_address: str = ""
     "a running Ray cluster; empty starts one in this process"
@@ -53,7 +53,7 @@ def run_jobs(
     elif executor.kind == "threads":
         yield from _run_in_threads(function, jobs, executor.workers)
     else:
-        yield from _run_in_processes(function, jobs, executor.workers)
+        yield from run_in_processes(function, jobs, executor.workers)
 
 
 def _run_in_threads(
@@ -76,19 +76,4 @@ def _run_in_threads(
                 yield first, future.result(), os.getpid()
         finally:
             for _, future in waiting:
-                future.cancel()
-
-
-def _run_in_processes(
-    function: Callable[[Job], Result], jobs: Collection[Job], workers: int
-) -> Iterator[tuple[int, Result, int]]:
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context) as pool:
-        futures = {pool.submit(traced, function, job): index for index, job in enumerate(jobs)}
-        try:
-            for future in as_completed(futures):
-                result, process = future.result()
-                yield futures[future], result, process
-        finally:
-            for future in futures:
                 future.cancel()
