@@ -48,7 +48,7 @@ def read_header(data: bytes, *, max_pixels: int) -> ImageHeader:
     if not data:
         raise DecodeError("empty_file", "0 bytes")
     if data.startswith(b"\xff\xd8\xff"):
-        header = _jpeg_header(data)
+        header = _jpeg_header(data, max_pixels)
     elif data.startswith(_PNG):
         header = _png_header(data, max_pixels)
     else:
@@ -66,7 +66,7 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _jpeg_header(data: bytes) -> ImageHeader:
+def _jpeg_header(data: bytes, max_pixels: int) -> ImageHeader:
     """Walk the markers up to the scan, and look for the end marker behind it."""
     place, header, least = 2, None, 0
     while place + 4 <= len(data):
@@ -80,6 +80,7 @@ def _jpeg_header(data: bytes) -> ImageHeader:
         if marker in _FRAME_MARKERS and place + 10 <= len(data):
             height, width, parts = struct.unpack(">HHB", data[place + 5 : place + 10])
             header = ImageHeader("jpg", width, height, gray=parts == 1)
+            _check_size(width, height, max_pixels)
             least = _least_scan_bytes(marker, width, height, data[place + 10 : place + 2 + length])
         if marker == 0xDA:
             break

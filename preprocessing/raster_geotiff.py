@@ -82,7 +82,8 @@ def _open(source: Source, stack: ExitStack) -> Any:
         # That there is no georeference is in the result; it needs no warning.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         if len(source) <= _IN_MEMORY:
-            memory = stack.enter_context(MemoryFile(source[:]))
+            # GDAL's errors have the name, and rejects have the errors: it must not be a random one.
+            memory = stack.enter_context(MemoryFile(source[:], filename="scene.tif"))
             return stack.enter_context(memory.open(driver=driver))
         opened = rasterio.open("scene", driver=driver, opener=lambda *_, **__: source.file())
         return stack.enter_context(opened)

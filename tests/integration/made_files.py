@@ -75,14 +75,13 @@ def gif_that_says(width: int, height: int) -> bytes:
 
 
 def tiff_that_says(width: int, height: int, array: NDArray[np.generic] | None = None) -> bytes:
-    """Return a plain TIFF whose directory promises another size."""
-    data = tiff(PHOTO[..., 0] if array is None else array)
+    """Return a packed TIFF whose directory promises another size, all in one strip."""
+    data = tiff(PHOTO[..., 0] if array is None else array, compression="deflate")
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        tags = file.pages[0].tags
-        places = tags["ImageWidth"].valueoffset, tags["ImageLength"].valueoffset
-        kind = {3: "<H", 4: "<I"}[int(tags["ImageWidth"].dtype)]
-    for place, value in zip(places, (width, height), strict=True):
-        data = patched(data, place, struct.pack(kind, value))
+        names = ("ImageWidth", "ImageLength", "RowsPerStrip")
+        tags = [file.pages[0].tags[name] for name in names]
+    for tag, value in zip(tags, (width, height, height), strict=True):
+        data = patched(data, tag.valueoffset, struct.pack({3: "<H", 4: "<I"}[tag.dtype], value))
     return data
 
 
