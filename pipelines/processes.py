@@ -113,8 +113,8 @@ def _died(function: Callable[[Job], Result], index: int, job: Job) -> WorkerDied
     if len(shown) > SHOWN_CHARACTERS:
         shown = f"{shown[:SHOWN_CHARACTERS]}…"
     return WorkerDiedError(
-        f"{function.__name__}, job {index}: its process died {ATTEMPTS} times, though it had nothing "
-        "else to do. Look for 'Out of memory', or a fault of a library, in the system's log. What "
+        f"{function.__name__}, job {index}: its process died {ATTEMPTS} times, with nothing else "
+        "to do. Look for 'Out of memory', or a fault of a library, in the system's log. What "
         f"is finished stays, so the same command goes on here. The job: {shown}"
     )
 

@@ -67,7 +67,9 @@ def write_column_spec(store: Store, dataset: str, spec: ColumnSpec) -> None:
     Raises:
         ColumnError: the one that is there is damaged or another column's.
     """
-    path = f"{column_path(dataset, spec.column, spec.fingerprint)}/column.json"
+    folder = column_path(dataset, spec.column, spec.fingerprint)
+    path = f"{folder}/column.json"
+    store.delete_abandoned(folder)  # of one that was killed as it wrote
     if store.put_if_absent(path, spec.to_json()):
         return
     there = _parse(store.read(path), path)
