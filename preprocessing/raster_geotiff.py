@@ -82,8 +82,11 @@ def _open(source: Source, stack: ExitStack) -> Any:
         # That there is no georeference is in the result; it needs no warning.
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         if len(source) <= _IN_MEMORY:
+            data = source[:]
+            if len(data) < len(source):
+                raise DecodeError("truncated", f"{len(data)} of {len(source)} bytes can be read")
             # GDAL's errors have the name, and rejects have the errors: it must not be a random one.
-            memory = stack.enter_context(MemoryFile(source[:], filename="scene.tif"))
+            memory = stack.enter_context(MemoryFile(data, filename="scene.tif"))
             return stack.enter_context(memory.open(driver=driver))
         opened = rasterio.open("scene", driver=driver, opener=lambda *_, **__: source.file())
         return stack.enter_context(opened)
