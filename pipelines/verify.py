@@ -19,7 +19,15 @@ from pipelines.progress import Progress
 from storage.columns import ColumnError, ColumnSpec, column_path, list_columns
 from storage.fs import Store, StoreError
 from storage.manifest import ManifestError
-from storage.snapshots import PartEntry, Snapshot, part_path
+from storage.snapshots import (
+    PartEntry,
+    Snapshot,
+    SnapshotError,
+    list_snapshots,
+    part_path,
+    read_snapshot,
+    snapshot_path,
+)
 from storage.streaming import TableFile
 
 Check = FileCheck | ShardCheck | SidecarCheck
@@ -43,6 +51,8 @@ def verify(
     """
     snapshot = open_snapshot(store, dataset)
     damaged, jobs = _plan_columns(store, snapshot)
+    damaged += _older_snapshots(store, snapshot)
+    damaged += _older_snapshots(store, snapshot)
     for entry in snapshot.parts:
         jobs += part_checks(store, dataset, entry)
         damaged += _extra_files(store, dataset, entry)
@@ -56,6 +66,34 @@ def verify(
     damaged.sort(key=lambda entry: (entry["where"], entry["sample"]))
     samples = sum(entry.samples for entry in snapshot.parts)
     return {"samples": samples, "damaged": damaged, "repaired": []}
+
+
+def _older_snapshots(store: Store, snapshot: Snapshot) -> list[Damage]:
+    """Return the snapshots before the last that are damaged: a run may ask for one of them."""
+    damaged = []
+    for number in list_snapshots(store, snapshot.dataset):
+        try:
+            read_snapshot(store, snapshot.dataset, number)
+        except SnapshotError as error:
+            damaged.append(damage(snapshot_path(snapshot.dataset, number), str(error)))
+    return damaged
+
+
+def _older_snapshots(store: Store, newest: Snapshot) -> list[Damage]:
+    """Return the earlier snapshots that are damaged, missing, or no beginning of the newest."""
+    found = []
+    for number in range(1, newest.number):
+        path = snapshot_path(newest.dataset, number)
+        try:
+            older = read_snapshot(store, newest.dataset, number)
+        except (SnapshotError, StoreError) as error:
+            found.append(damage(path, error))
+            continue
+        if older is None:
+            found.append(damage(path, "is missing"))
+        elif older.parts != newest.parts[: len(older.parts)]:
+            found.append(damage(path, "names parts that the newest snapshot does not"))
+    return found
 
 
 def part_checks(store: Store, dataset: str, entry: PartEntry) -> list[Check]:
@@ -192,6 +230,7 @@ def _sidecar_checks(store: Store, part: ColumnPart) -> list[Check]:
             position,
             part.index,
             part.record(shard["name"]),
+            part.spec.fingerprint,
         )
         for position, shard in enumerate(part.entry.shards)
     ]
