@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +31,7 @@ def hash_inputs(
         tells none.
     """
     size = len(listing)
-    hashes: list[Any] = [None] * size
+    hashes = np.zeros(size, "S64")
     stamps = np.zeros(size, np.int64)
     problems = listing["problem"].to_pylist()
     blocks = list(_blocks(listing))
@@ -49,7 +48,7 @@ def hash_inputs(
     place = listing.schema.get_field_index("problem")
     return (
         listing.set_column(place, "problem", pa.array(problems, pa.string()))
-        .append_column("content_hash", pa.array(hashes, pa.string()))
+        .append_column("content_hash", pa.array(hashes, pa.binary()).cast(pa.string()))
         .append_column("stamp", pa.array(stamps))
     )
 

@@ -28,7 +28,8 @@ from storage.snapshots import Snapshot, check_name, read_snapshot
 
 __all__ = ["IngestPlan", "PlannedUnit", "Progress", "group_hash", "group_of", "plan_ingest"]
 
-MAX_CHUNK_UNITS = 8192
+_LINES = 1 << 16
+MAX_CHUNK_UNITS = 4096
 "Units of a shard at most: its records stay small however small the files are."
 
 
@@ -130,13 +131,13 @@ def plan_ingest(
         listing = listing.filter(known.was_refused(listing))
     inputs = hash_inputs(listing, executor, progress)
     fresh = inputs if retry_rejects else inputs.filter(compute.invert(known.knows(inputs)))
-    task = _Task(dataset, spec, tuple(sources), base, retry_rejects, len(inputs))
-    return _plan(fresh.combine_chunks(), known, task)
+    task = Task(dataset, spec, tuple(sources), base, retry_rejects, len(inputs))
+    return plan_files(fresh.combine_chunks(), known, task)
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
-    """What was asked for."""
+class Task:
+    """What an ingest was asked for."""
 
     dataset: str
     spec: IngestSpec
@@ -146,13 +147,14 @@ class _Task:
     inputs: int
 
 
-def _plan(files: pa.Table, known: KnownInputs, task: _Task) -> IngestPlan:
+def plan_files(files: pa.Table, known: KnownInputs, task: Task) -> IngestPlan:
+    """Plan files that are listed, hashed and new to the dataset."""
     spec = task.spec
     units, rejects = group_inputs(files, spec)
     hashes = _unit_hashes(files, units)
     unique, repeated, first = _split_duplicates(files, units, hashes, known)
     units = units.take(unique)
-    hashes = [hashes[i] for i in unique]
+    hashes = hashes.take(unique)
     below = _heldout_below(units, hashes, spec, task.base)
     sizes = files["size"].to_numpy()[units.rows].sum(axis=1)
     shard_bytes = spec.shard_bytes(int(sizes.sum()))
@@ -175,12 +177,13 @@ def _plan(files: pa.Table, known: KnownInputs, task: _Task) -> IngestPlan:
     return _named(plan, hashes, retry=task.retry)
 
 
-def _named(plan: IngestPlan, hashes: Sequence[str], *, retry: bool) -> IngestPlan:
+def _named(plan: IngestPlan, hashes: pa.Array, *, retry: bool) -> IngestPlan:
     """Give a plan the name of its part: a fingerprint of everything that determines its bytes."""
     content = hashlib.sha256()
-    paths = _paths(plan.files)
-    for digest, row in zip(hashes, plan.units.rows[:, 0], strict=True):
-        content.update(f"{digest} {paths[row]}\n".encode())
+    paths = _paths(plan.files).take(plan.units.rows[:, 0])
+    lines = compute.binary_join_element_wise(hashes, paths, " ")
+    for start in range(0, len(lines), _LINES):
+        content.update("".join(f"{line}\n" for line in lines[start : start + _LINES]).encode())
     for table, names in ((plan.duplicates, ("uri",)), (plan.rejects, ("uri", "reason_class"))):
         for row in table.select(names).to_pylist():
             content.update(f"{row}\n".encode())
@@ -210,10 +213,11 @@ def _recorded_sources(base: Snapshot | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(source for part in parts for source in part.spec["sources"]))
 
 
-def _paths(files: pa.Table) -> list[str]:
+def _paths(files: pa.Table) -> pa.Array:
     """Return the path of each file below its source."""
     member = files["member"]
-    return compute.if_else(compute.equal(member, ""), files["name"], member).to_pylist()
+    paths = compute.if_else(compute.equal(member, ""), files["name"], member)
+    return pa.chunked_array(paths.chunks, pa.string()).combine_chunks()
 
 
 def group_inputs(files: pa.Table, spec: IngestSpec) -> tuple[Units, pa.Table]:
@@ -225,7 +229,7 @@ def group_inputs(files: pa.Table, spec: IngestSpec) -> tuple[Units, pa.Table]:
         reason, _, detail = str(problems[row]).partition(": ")
         refused.append(Refusal(int(row), reason, detail))
     if spec.pattern:
-        paths = _paths(files.take(sound))
+        paths = _paths(files.take(sound)).to_pylist()
         units, more = group_paths(paths, sound, spec.pattern, spec.channels)
         refused += more
     else:
@@ -236,38 +240,37 @@ def group_inputs(files: pa.Table, spec: IngestSpec) -> tuple[Units, pa.Table]:
     ).append_column("detail", pa.array([refusal.detail for refusal in refused], pa.string()))
 
 
-def _unit_hashes(files: pa.Table, units: Units) -> list[str]:
-    hashes = files["content_hash"].to_pylist()
+def _unit_hashes(files: pa.Table, units: Units) -> pa.Array:
+    hashes = files["content_hash"].combine_chunks().take(units.rows.reshape(-1))
     if not units.channels:
-        return [hashes[row] for row in units.rows[:, 0]]
-    return [unit_hash(units.channels, [hashes[row] for row in rows]) for rows in units.rows]
+        return hashes
+    width = units.rows.shape[1]
+    each = (hashes[i : i + width].to_pylist() for i in range(0, len(hashes), width))
+    return pa.array([unit_hash(units.channels, some) for some in each], pa.string())
 
 
 def _split_duplicates(
-    files: pa.Table, units: Units, hashes: Sequence[str], known: KnownInputs
-) -> tuple[NDArray[np.int64], NDArray[np.int64], list[str]]:
+    files: pa.Table, units: Units, hashes: pa.Array, known: KnownInputs
+) -> tuple[NDArray[np.int64], NDArray[np.int64], pa.Array]:
     """Separate the units whose content comes for the first time from those that repeat it.
 
     Returns:
         Places of the first ones, rows of the files of the others, and for each of these files the
         uri that has its content.
     """
-    content = pa.array(hashes, pa.string())
-    uris = files["uri"]
-    first = first_places(pa.chunked_array([content])) if len(content) else np.empty(0, np.int64)
-    seen = known.sources_of(content).to_pylist()
-    unique = np.array([i for i in first if seen[i] is None], np.int64)
-    owner = {hashes[i]: int(units.rows[i, 0]) for i in unique}
+    seen = known.sources_of(hashes)
+    new = np.flatnonzero(seen.is_null().to_numpy(zero_copy_only=False))
+    unique = np.intersect1d(first_places(pa.chunked_array([hashes])), new)
     repeated = np.setdiff1d(np.arange(len(units)), unique)
-    places = [seen[i] or uris[owner[hashes[i]]].as_py() for i in repeated]
+    owners = compute.index_in(hashes.take(repeated), value_set=hashes.take(unique))
+    uris = files["uri"].combine_chunks().take(units.rows[unique, 0]).take(owners)
+    first = compute.coalesce(seen.take(repeated), uris)
     width = units.rows.shape[1]
-    rows = units.rows[repeated].reshape(-1)
-    return unique, rows, [place for place in places for _ in range(width)]
+    return unique, units.rows[repeated].reshape(-1), first.take(np.arange(len(first)).repeat(width))
 
 
-def _duplicates_table(files: pa.Table, rows: NDArray[np.int64], first: list[str]) -> pa.Table:
-    table = files.select(["uri", "content_hash"]).take(rows)
-    return table.append_column("first", pa.array(first, pa.string()))
+def _duplicates_table(files: pa.Table, rows: NDArray[np.int64], first: pa.Array) -> pa.Table:
+    return files.select(["uri", "content_hash"]).take(rows).append_column("first", first)
 
 
 def cut_chunks(sizes: NDArray[np.int64], shard_size: int) -> NDArray[np.int64]:
@@ -299,9 +302,7 @@ def group_hash(group: str) -> int:
     return int(fingerprint(group)[:13], 16) * 2
 
 
-def _heldout_below(
-    units: Units, hashes: Sequence[str], spec: IngestSpec, base: Snapshot | None
-) -> int:
+def _heldout_below(units: Units, hashes: pa.Array, spec: IngestSpec, base: Snapshot | None) -> int:
     """Return the cut below which groups are held out; a dataset keeps the cut of its first part.
 
     The share of a small first part can fall on no group at all; then its lowest group is held out,
@@ -312,10 +313,10 @@ def _heldout_below(
     below = int(spec.heldout * 2**53)
     if not spec.heldout:
         return below
-    fields = units.fields or ({},) * len(units)
     groups: set[int] = set()
-    for about, digest in zip(fields, hashes, strict=True):
-        place = group_hash(group_of(about, digest))
+    for index, digest in enumerate(hashes):
+        about = units.fields[index] if units.fields else {}
+        place = group_hash(group_of(about, digest.as_py()))
         if place < below:
             return below
         groups.add(place)

@@ -23,7 +23,7 @@ from pyarrow import compute, parquet
 from storage.fingerprint import canonical_json, sha256_hex
 from storage.fs import Store
 
-ROW_GROUP = 100_000
+ROW_GROUP = 16_384
 FORMAT = 1
 DIGESTS = b"headrace"
 "Key of the metadata that hold the number of rows and the digest of each column."
