@@ -8,7 +8,6 @@ that names store and path.
 from __future__ import annotations
 
 import os
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,28 +117,15 @@ class Store:
             if local is not None:
                 local_files.write_file(local, data)
             else:
-                self._write_remote(path, data)
-
-    def _write_remote(self, path: str, data: bytes | mmap) -> None:
-        filesystem, place = self._place(path)
-        if filesystem.type_name in remote.OBJECT_STORES:
-            with filesystem.open_output_stream(place) as stream:
-                stream.write(data)
-            return
-        folder = place.rpartition("/")[0]
-        temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}"
-        filesystem.create_dir(folder, recursive=True)
-        with filesystem.open_output_stream(temporary) as stream:
-            stream.write(data)
-        filesystem.move(temporary, place)
+                remote.write_file(*self._place(path), data)
 
     def put_if_absent(self, path: str, data: bytes) -> bool:
         """Write a file unless it exists; returns whether this call wrote it.
 
-        On a disk a hard link decides and on S3 a conditional PUT, so exactly one of several writers
-        wins. Elsewhere (gs, abfs, hdfs: pyarrow has no conditional write) the store is asked first
-        and written then: two writers within that moment can both win, so let one process at a time
-        commit there.
+        On a disk a hard link decides, on S3 a conditional PUT and on HDFS a rename, so exactly one
+        of several writers wins. On gs (pyarrow has no conditional write there) the store is asked
+        first and written then: two writers within that moment can both win, so let one process at
+        a time commit there.
         """
         local = self.local_path(_file(path))
         with self._doing("write", path):
@@ -147,6 +133,9 @@ class Store:
                 return local_files.write_if_absent(local, data)
             if self.uri.startswith("s3://"):
                 return remote.s3_put_if_absent(self.uri, path, data)
+            filesystem, place = self._place(path)
+            if filesystem.type_name not in remote.OBJECT_STORES:
+                return remote.rename_if_absent(filesystem, place, data)
         if self.exists(path):
             return False
         self.write(path, data)

@@ -11,17 +11,31 @@ import time
 import uuid
 from dataclasses import dataclass
 from functools import lru_cache
+from mmap import mmap
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs as pafs
 
+from storage.local_files import TEMPORARY
+
 CONNECT_SECONDS = 5.0
-REQUEST_SECONDS = 60.0
+REQUEST_SECONDS = 30.0
+"without a byte of an answer, then the request is given up"
 ATTEMPTS = 4
-OBJECT_STORES = {"s3", "gcs", "abfs"}
+GCS_SECONDS = 30.0
+"of retries of one call to Google's storage"
+SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs")
+OBJECT_STORES = {"s3", "gcs"}
 "File systems in which an object appears whole when its upload ends."
+_OPENING = {
+    "s3": "Use s3://bucket/path, and give the region by AWS_REGION.",
+    "gs": "Use gs://bucket/path.",
+    "gcs": "Use gs://bucket/path.",
+    "hdfs": "HDFS needs Java and Hadoop's libhdfs: set JAVA_HOME, HADOOP_HOME and CLASSPATH.",
+    "viewfs": "HDFS needs Java and Hadoop's libhdfs: set JAVA_HOME, HADOOP_HOME and CLASSPATH.",
+}
 _S3_QUERY = {"endpoint_override", "scheme", "region", "anonymous"}
 
 
@@ -52,21 +66,66 @@ def open_remote(uri: str) -> tuple[pafs.FileSystem, str]:
 
 @lru_cache(maxsize=64)
 def _open_once(uri: str, _process: int) -> tuple[pafs.FileSystem, str]:
+    scheme = uri.partition("://")[0]
+    if scheme not in SCHEMES:
+        # Others are not asked: pyarrow ends the process at an abfs:// without credentials.
+        raise StoreError(
+            f"{uri}: stores on {scheme}:// are not supported. "
+            "Use a folder, s3://bucket/path, gs://bucket/path or hdfs://host/path."
+        )
     try:
         if uri.startswith("s3://"):
             place = s3_place(uri)
             return _open_s3(place), f"{place.bucket}/{place.prefix}".rstrip("/")
         if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds" not in uri:
-            uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={REQUEST_SECONDS:.0f}"
+            uri += f"{'&' if '?' in uri else '?'}retry_limit_seconds={GCS_SECONDS:.0f}"
         filesystem, root = pafs.FileSystem.from_uri(uri)
     except (pa.ArrowException, NotImplementedError, OSError) as error:
         if isinstance(error, StoreError):
             raise
-        raise StoreError(
-            f"{uri}: cannot be opened ({error}). "
-            "Use a folder, s3://bucket/path, gs://bucket/path or hdfs://host/path."
-        ) from error
+        raise StoreError(f"{uri}: cannot be opened ({error}). {_OPENING[scheme]}") from error
     return filesystem, root.rstrip("/")
+
+
+def write_file(filesystem: pafs.FileSystem, place: str, data: bytes | mmap) -> None:
+    """Write a file whole or not at all, replacing one that is there."""
+    if filesystem.type_name in OBJECT_STORES:
+        with filesystem.open_output_stream(place) as stream:
+            stream.write(data)
+        return
+    temporary = _write_beside(filesystem, place, data)
+    try:
+        filesystem.move(temporary, place)
+    except OSError:  # HDFS renames onto no file that is there
+        if filesystem.get_file_info(place).type != pafs.FileType.File:
+            raise
+        filesystem.delete_file(place)
+        filesystem.move(temporary, place)
+
+
+def rename_if_absent(filesystem: pafs.FileSystem, place: str, data: bytes) -> bool:
+    """Write a file unless it exists, where a rename refuses to replace: exactly one writer wins."""
+    if filesystem.get_file_info(place).type != pafs.FileType.NotFound:
+        return False
+    temporary = _write_beside(filesystem, place, data)
+    try:
+        filesystem.move(temporary, place)
+    except OSError:
+        filesystem.delete_file(temporary)
+        if filesystem.get_file_info(place).type == pafs.FileType.NotFound:
+            raise
+        return False
+    return True
+
+
+def _write_beside(filesystem: pafs.FileSystem, place: str, data: bytes | mmap) -> str:
+    """Write a temporary file into the folder of a place, and return where it is."""
+    folder = place.rpartition("/")[0]
+    temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}"
+    filesystem.create_dir(folder, recursive=True)
+    with filesystem.open_output_stream(temporary) as stream:
+        stream.write(data)
+    return temporary
 
 
 @lru_cache(maxsize=64)
