@@ -35,7 +35,7 @@ LISTING_SCHEMA = pa.schema(
     ]
 )
 _DEFAULTS = {"member": "", "offset": -1, "folder": False, "label": "", "extra": "", "problem": ""}
-_ROWS = 1 << 16
+_ROWS = 1 << 13
 
 
 def list_sources(sources: Sequence[str], *, labels: str = "") -> pa.Table:

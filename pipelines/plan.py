@@ -222,11 +222,11 @@ def _paths(files: pa.Table) -> pa.Array:
 
 def group_inputs(files: pa.Table, spec: IngestSpec) -> tuple[Units, pa.Table]:
     """Return the units of the files that can be read, and what is refused already."""
-    problems = files["problem"].to_numpy(zero_copy_only=False)
-    sound = np.flatnonzero(problems == "")
+    readable = compute.equal(files["problem"], "").to_numpy()
+    sound = np.flatnonzero(readable)
     refused = []
-    for row in np.flatnonzero(problems != ""):
-        reason, _, detail = str(problems[row]).partition(": ")
+    for row in np.flatnonzero(~readable):
+        reason, _, detail = files["problem"][int(row)].as_py().partition(": ")
         refused.append(Refusal(int(row), reason, detail))
     if spec.pattern:
         paths = _paths(files.take(sound)).to_pylist()
