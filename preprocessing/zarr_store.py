@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
@@ -14,7 +15,13 @@ from zarr.abc.store import (
 )
 from zarr.core.buffer import Buffer, BufferPrototype
 
+from preprocessing.errors import DecodeError
+from preprocessing.raster_reader import MAX_SEGMENT_BYTES
 from preprocessing.source import Source
+
+_METADATA = ("zarr.json", ".zarray", ".zattrs", ".zgroup", ".zmetadata")
+_BLOSC = struct.Struct("<4xI4xI")
+"of its 16-byte header: the bytes of the values, and those of the buffer"
 
 
 class SourceStore(Store):
@@ -23,6 +30,8 @@ class SourceStore(Store):
     def __init__(self, members: Mapping[str, Source]) -> None:
         super().__init__(read_only=True)
         self.members = members
+        self.blosc = False
+        "whether chunks are Blosc buffers, whose length is to be checked"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SourceStore) and other.members is self.members
@@ -46,7 +55,10 @@ class SourceStore(Store):
         source = self.members.get(key)
         if source is None:
             return None
-        return prototype.buffer.from_bytes(source[_span(byte_range, len(source))])
+        data = source[_span(byte_range, len(source))]
+        if self.blosc and byte_range is None and not key.endswith(_METADATA):
+            _check_blosc(key, data)
+        return prototype.buffer.from_bytes(data)
 
     async def get_partial_values(
         self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
@@ -85,6 +97,21 @@ class SourceStore(Store):
             yield name
 
 
+def _check_blosc(key: str, data: bytes) -> None:
+    """Refuse a buffer that is shorter than it says: numcodecs would read on behind its end.
+
+    Raises:
+        DecodeError: truncated, or too_large.
+    """
+    if len(data) < _BLOSC.size:
+        raise DecodeError("truncated", f"the chunk {key} has {len(data)} bytes")
+    unpacked, packed = _BLOSC.unpack_from(data)
+    if len(data) < packed:
+        raise DecodeError("truncated", f"the chunk {key} has {len(data)} of {packed} bytes")
+    if unpacked > MAX_SEGMENT_BYTES:
+        raise DecodeError("too_large", f"the chunk {key} says that it unpacks to {unpacked} bytes")
+
+
 def _span(request: ByteRequest | None, size: int) -> slice:
     """Return a byte request as a slice."""
     match request:
@@ -98,9 +125,15 @@ def _span(request: ByteRequest | None, size: int) -> slice:
 
 
 def open_array(members: Mapping[str, Source], path: str, zarr_format: int) -> Any:
-    """Return the array at a path."""
+    """Return the array at a path.
+
+    Reading from it raises DecodeError (truncated, too_large) for a Blosc chunk that was cut.
+    """
     import zarr
 
-    return zarr.open_array(
-        store=SourceStore(members), path=path, mode="r", zarr_format=3 if zarr_format == 3 else 2
+    store = SourceStore(members)
+    array: Any = zarr.open_array(
+        store=store, path=path, mode="r", zarr_format=3 if zarr_format == 3 else 2
     )
+    store.blosc = any("blosc" in type(codec).__name__.lower() for codec in array.compressors)
+    return array
