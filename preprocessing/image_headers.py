@@ -20,6 +20,8 @@ from preprocessing.tiff_structure import check_tiff, is_tiff
 _PNG = b"\x89PNG\r\n\x1a\n"
 _STANDALONE = frozenset((0x01, 0xD8, *range(0xD0, 0xD8)))
 "JPEG markers without a length"
+_TILE_WIDTH, _TILE_HEIGHT = 322, 323
+"tags of a TIFF"
 _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 OTHER_FORMATS = ("AVIF", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP")
 """what Pillow may look for behind JPEG and PNG. It knows more; some of those have no signature of
@@ -141,7 +143,7 @@ def _png_header(data: bytes, max_pixels: int) -> ImageHeader:
 
 def _other_header(data: bytes, max_pixels: int) -> ImageHeader:
     """Ask Pillow, which reads no further than the header."""
-    _check_whole(data)
+    _check_whole(data, max_pixels)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -164,7 +166,7 @@ def _other_header(data: bytes, max_pixels: int) -> ImageHeader:
     return ImageHeader(short, width, height, mode in _GRAY_MODES, mode[0] == "I")
 
 
-def _check_whole(data: bytes) -> None:
+def _check_whole(data: bytes, max_pixels: int) -> None:
     """Refuse what its own length fields show to be cut short."""
     said = 0
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -174,6 +176,7 @@ def _check_whole(data: bytes) -> None:
     elif data[:6] in (b"GIF87a", b"GIF89a") and data.rstrip(b"\x00")[-1:] != b";":
         raise DecodeError("truncated", f"GIF of {len(data)} bytes without its end mark")
     elif is_tiff(data):
-        check_tiff(data)
+        for page in check_tiff(data):  # a decoder makes room for a whole tile, whatever the image
+            _check_size(page.first(_TILE_WIDTH), page.first(_TILE_HEIGHT), max_pixels)
     if said > len(data):
         raise DecodeError("truncated", f"{len(data)} bytes, the header says {said}")
