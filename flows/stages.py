@@ -16,6 +16,7 @@ from pipelines.executors import Executor
 from pipelines.gc import collect
 from pipelines.ingest import ingest
 from pipelines.ingest_spec import IngestSpec
+from pipelines.repair import repair as repair_dataset
 from pipelines.verify import verify
 from storage.fs import open_store
 
@@ -78,9 +79,10 @@ def run_verify(
     store: str, dataset: str, repair: bool = False, executor: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Check every byte of a dataset; with `repair` make what is damaged again."""
+    check = repair_dataset if repair else verify
     with show_progress() as progress:
         place = open_store(store, writable=repair)
-        return verify(place, dataset, progress=progress)
+        return check(place, dataset, Executor(**executor or {}), progress=progress)
 
 
 def run_gc(store: str, dry_run: bool = False, older_than: float | None = None) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from storage.columns import ColumnSpec
 from storage.fs import Store, StoreError
 from storage.manifest import ManifestError
 from storage.shards import ShardError, ShardReader, sidecar_places
@@ -53,6 +54,8 @@ class SidecarCheck:
     position: int
     index: str
     record: str
+    column: str
+    "fingerprint of the column that its record must name"
 
 
 def damage(where: str, detail: object, sample: str = "") -> Damage:
@@ -154,8 +157,12 @@ def _check_column_record(
         record = json.loads(store.read(job.record))
         same = [tuple(row) for row in record["rows"]] == rows and record["bytes"] == size
         same = same and record["samples"] == len(rows)
+        of = ColumnSpec(**record["column"]).fingerprint
     except FileNotFoundError:
         return [damage(job.record, "is missing")]
     except (ValueError, KeyError, TypeError):
-        same = False
+        return [damage(job.record, "is not a record of a sidecar")]
+    if of != job.column:
+        detail = f"is of column {of[:16]}, in the folder of {job.column[:16]}; it was moved"
+        return [damage(job.record, detail)]
     return [] if same else [damage(job.record, "does not say what the index says")]

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -54,10 +54,22 @@ def write_sidecar(job: SidecarJob) -> dict[str, Any]:
     began = time.process_time()
     items = [(key, pack_array(array)) for key, array in compute_shard(store, job)]
     data, places = pack_sidecar(job.spec.column, EXT, items)
-    record = {"rows": [list(place) for place in places], "bytes": len(data), "samples": len(items)}
+    record = sidecar_record(job.spec, data, places)
     store.write(f"{folder}/{job.shard}", data)
     store.write(record_at, canonical_json(record))
     return {**record, "seconds": time.process_time() - began, "computed": len(items)}
+
+
+def sidecar_record(
+    spec: ColumnSpec, data: bytes, places: list[tuple[str, int, int, int]]
+) -> dict[str, Any]:
+    """Return what is kept of a sidecar: its rows, and which column it is of."""
+    return {
+        "column": asdict(spec),
+        "rows": [list(place) for place in places],
+        "bytes": len(data),
+        "samples": len(places),
+    }
 
 
 def compute_shard(

@@ -8,7 +8,7 @@ compared with it byte by byte.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.artefacts import ArtefactError, read_artefact
@@ -57,7 +57,7 @@ def verify(
         jobs += part_checks(store, dataset, entry)
         damaged += _extra_files(store, dataset, entry)
     found: list[list[Damage]] = [[] for _ in jobs]
-    running = run_jobs(check, jobs, executor or Executor())
+    running = run_jobs(check, jobs, _in_threads(executor or Executor()))
     for done, (index, result, _) in enumerate(running, 1):
         found[index] = result
         if progress:
@@ -66,6 +66,11 @@ def verify(
     damaged.sort(key=lambda entry: (entry["where"], entry["sample"]))
     samples = sum(entry.samples for entry in snapshot.parts)
     return {"samples": samples, "damaged": damaged, "repaired": []}
+
+
+def _in_threads(executor: Executor) -> Executor:
+    """Hashing leaves Python's lock, so threads do where processes would have to start first."""
+    return replace(executor, kind="threads") if executor.kind == "direct" else executor
 
 
 def _older_snapshots(store: Store, snapshot: Snapshot) -> list[Damage]:
@@ -136,10 +141,14 @@ def _extra_files(store: Store, dataset: str, entry: PartEntry) -> list[Damage]:
     folder = part_path(dataset, entry.part)
     named = {path for path, _ in file_hashes(folder, entry)}
     named |= {f"{folder}/{shard['name']}" for shard in entry.shards}
+    return _unnamed(store, folder, named) if "records" in entry.stats else []
+
+
+def _unnamed(store: Store, folder: str, named: set[str]) -> list[Damage]:
     return [
         damage(found.path, "nothing names this file; 'headrace gc' removes it")
         for found in store.list(folder)
-        if found.path not in named and "records" in entry.stats
+        if found.path not in named
     ]
 
 
@@ -155,6 +164,16 @@ class ColumnPart:
     def index(self) -> str:
         """The path of its index."""
         return f"{self.folder}/index.parquet"
+
+    @property
+    def files(self) -> set[str]:
+        """The paths of all files that it has."""
+        names = [shard["name"] for shard in self.entry.shards]
+        return {
+            self.index,
+            *(f"{self.folder}/{name}" for name in names),
+            *(self.record(name) for name in names),
+        }
 
     def record(self, shard: str) -> str:
         """Return the path of the record of a sidecar."""
@@ -192,7 +211,7 @@ def _plan_columns(store: Store, snapshot: Snapshot) -> tuple[list[Damage], list[
             damaged.append(damage(str(error).partition(": ")[0], error))
         for part in column_parts(store, snapshot, spec):
             wrong = check_index(store, snapshot.dataset, part)
-            damaged += wrong
+            damaged += wrong + _unnamed(store, part.folder, part.files)
             jobs += [] if wrong else _sidecar_checks(store, part)
     return damaged, jobs
 

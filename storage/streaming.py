@@ -76,7 +76,8 @@ class TableFile:
             raise ManifestError(f"{self.path}: row group {number} is damaged ({error}).") from error
 
     def check(self) -> None:
-        """Compare the number of rows and every value with the digests in the file.
+        """Compare the number of rows and every value with the digests in the file, and with the
+        statistics by which `rows_of_shard` finds its way.
 
         Raises:
             ManifestError: they differ.
@@ -88,12 +89,21 @@ class TableFile:
                 f"was written with {self.rows} of {len(self.digests)}."
             )
         digests = {name: Digest(kind) for name, kind in kinds.items()}
-        for group in self.groups():
+        for number, group in enumerate(self.groups()):
             for name, digest in digests.items():
                 digest.feed(group[name])
+            self._check_statistics(number, group)
         for name, digest in digests.items():
             if digest.hexdigest() != self.digests[name]:
                 raise ManifestError(f"{self.path}: values of column {name!r} are damaged.")
+
+    def _check_statistics(self, number: int, group: pa.Table) -> None:
+        if "shard" not in group.column_names or not len(group):
+            return
+        found = compute.min_max(group["shard"])
+        for bound in ("min", "max"):
+            if not _may_hold(self._file.metadata.row_group(number), found[bound].as_py()):
+                raise ManifestError(f"{self.path}: statistics of row group {number} are damaged.")
 
     def rows_of_shard(self, position: int, columns: Sequence[str]) -> pa.Table:
         """Return the rows whose column `shard` is a position; the others are hardly read."""
