@@ -144,7 +144,7 @@ def provide(
     path = artefact_path(snapshot.dataset, found)
     if _HASH.fullmatch(found.parameters[name]) and store.exists(path):
         return found
-    data = given or _make(store, snapshot, spec, name)
+    data = given or _make(store, snapshot, spec)
     named = _named(spec, name, sha256_hex(data))
     wanted = found.parameters[name]
     if given is None and wanted and wanted != named.parameters[name]:
@@ -156,19 +156,29 @@ def provide(
     return named
 
 
-def _make(store: Store, snapshot: Snapshot, spec: ColumnSpec, name: str) -> bytes:
+def _make(store: Store, snapshot: Snapshot, spec: ColumnSpec) -> bytes:
     if PRODUCERS[spec.producer].fitted:
         return fit_codes(store, snapshot, spec.parameters)
+    return read_given(spec)
+
+
+def read_given(spec: ColumnSpec) -> bytes:
+    """Return the bytes of the file that a column's parameters name.
+
+    Raises:
+        ArtefactError: they name none, or one that is not there.
+    """
+    name = artefact_name(spec)
     value = spec.parameters[name]
     if not value:
         raise ArtefactError(
-            f"column {spec.column} of {snapshot.dataset}: {name} is missing. Say which, "
-            f"'headrace derive {snapshot.dataset} {spec.column} {name}=FILE', or {name}=run:NAME."
+            f"column {spec.column}: {name} is missing. Say which, {spec.column}.{name}=FILE or "
+            f"{spec.column}.{name}=run:NAME."
         )
     if _HASH.fullmatch(value):
         raise ArtefactError(
-            f"column {spec.column} of {snapshot.dataset}: no column here holds the {name} "
-            f"{value[:16]}…. Give the file itself, {name}=FILE."
+            f"column {spec.column}: no column here holds the {name} {value[:16]}…. Give the file "
+            f"itself, {spec.column}.{name}=FILE."
         )
     return _read_file(spec.column, name, value)
 

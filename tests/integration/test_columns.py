@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ import torch
 
 from pipelines.artefacts import ArtefactError, artefact_path, resolve_all
 from pipelines.column_codec import unpack_array
+from pipelines.costs import estimate
 from pipelines.derive import derive, why
 from pipelines.executors import Executor
 from pipelines.feed import open_feed
 from pipelines.ingest import ingest
 from pipelines.ingest_spec import IngestSpec
+from pipelines.ledger import note_derive, note_ingest, note_run, read_ledger
 from pipelines.producers import PRODUCERS, column_spec
 from pipelines.rows import StaleColumnError
 from pipelines.stream import StreamConfig
@@ -394,3 +397,61 @@ def test_two_derives_at_once_give_one_column(store: Store, tmp_path: Path) -> No
 
 def _derive_codes(uri: str) -> None:
     derive(open_store(uri), "image", {"codes": {"view": VIEW, "codes": 7}}, DIRECT)
+
+
+@pytest.mark.parametrize("column", [*ASKED, "features"])
+def test_costs_are_told_before_and_nothing_is_written(
+    store: Store, tmp_path: Path, column: str
+) -> None:
+    import shutil
+
+    copy = open_store(shutil.copytree(store.uri, tmp_path / "copy"))
+    dataset, parameters, *_ = ASKED.get(column, ("image", {"view": VIEW, "norm": "unit"}))
+    shutil.rmtree(tmp_path / "copy/datasets" / dataset / "columns", ignore_errors=True)
+    given = {"features": tiny_vit()} if column == "features" else {}
+    before = tree_hash(tmp_path / "copy")
+    asked = {column: parameters}
+    cost = estimate(copy, dataset, asked, epochs=50, artefacts=given)[column]
+    assert tree_hash(tmp_path / "copy") == before
+    report = derive(copy, dataset, asked, DIRECT, artefacts=given)[column]
+    assert cost["samples"] == report["computed"]
+    assert report["bytes"] == pytest.approx(cost["bytes"], rel=0.5, abs=30_000)
+    assert cost["seconds_per_sample"] > 0
+    assert cost["advice"].startswith(("store: ", "online: "))
+    after = estimate(copy, dataset, asked, artefacts=given)[column]
+    assert (after["samples"], after["seconds"], after["bytes"]) == (0, 0, 0)
+
+
+def test_the_ledger_shows_what_the_second_run_saved(store: Store, tmp_path: Path) -> None:
+    import json
+    import shutil
+
+    copy = open_store(shutil.copytree(store.uri, tmp_path / "copy"))
+    shutil.rmtree(tmp_path / "copy/datasets/video/columns")
+    columns = {"flow": {"method": "dis_medium"}, "hog": {"view": {**VIEW, "size": 48}}}
+    note_ingest(copy, "video", {"samples": 8, "bytes": 100}, 1.0)
+    totals = []
+    for run in ("first", "second"):
+        began = time.monotonic()
+        report = derive(copy, "video", columns, DIRECT)
+        note_derive(copy, "video", report, time.monotonic() - began)
+        used = {name: made["fingerprint"] for name, made in report.items()}
+        record = {"provenance": {"dataset": "video", "columns": used}}
+        copy.write(f"runs/{run}/run.json", json.dumps(record).encode())
+        totals.append(note_run(copy, run))
+        assert note_run(copy, run) == totals[-1]
+    first, second = totals
+    assert first is not None
+    assert second is not None
+    assert first["saved"] == 0
+    assert second["saved"] == pytest.approx(first["spent"])
+    assert second["spent"] < first["spent"]
+    ledger = read_ledger(copy)
+    assert {line["column"] for line in ledger["columns"]} == {"dataset", "flow", "hog"}
+    assert [line["runs"] for line in ledger["columns"]] == [2, 2, 2]
+    assert [line["samples"] for line in ledger["columns"]] == [8, 8, 8]
+    assert {line["run"]: line["spent"] for line in ledger["runs"]} == {
+        "first": first["spent"],
+        "second": second["spent"],
+    }
+    assert note_run(copy, "none") is None
