@@ -174,11 +174,7 @@ def _open(files: Mapping[str, Source], image: _Image, watched: Watched) -> Raste
     _check_array(array, shape, stored)
     there = _chunks_there(files, path, array, stored).transpose(order)
     planes = _spread(there, [stored[i] for i in order[:-2]], list(lengths.values()))
-    size, metadata = _pixel_size(scales, axes), {**image.place, "axes": axes}
-    metadata |= {"pixel_size": list(size) if size else None}
-    metadata |= {"pixel_size_unit": "µm"} if size else {}
-    missing = int(there.size - there.sum())
-    metadata |= {"missing_chunks": missing, "chunks": there.size} if missing else {}
+    size = _pixel_size(scales, axes)
     block = (stored[order[-2]], stored[order[-1]])
 
     def read(box: Box) -> Window:
@@ -194,11 +190,21 @@ def _open(files: Mapping[str, Source], image: _Image, watched: Watched) -> Raste
         dtype=np.dtype(array.dtype.type),
         read=read,
         block=block,
-        masked=bool(missing) or array.dtype.kind == "f",
+        masked=not there.all() or array.dtype.kind == "f",
         channels=plane_names(lengths, _labels(image.attributes)),
         pixel_size=size,
-        metadata=metadata,
+        metadata={**image.place, "axes": axes, **_stated(size, there)},
     )
+
+
+def _stated(size: tuple[float, float] | None, there: NDArray[np.bool_]) -> dict[str, object]:
+    """Return what a sample's metadata say of pixels and of chunks that are not there."""
+    stated: dict[str, object] = {"pixel_size": list(size) if size else None}
+    if size:
+        stated["pixel_size_unit"] = "µm"
+    if not there.all():
+        stated |= {"missing_chunks": int(there.size - there.sum()), "chunks": there.size}
+    return stated
 
 
 def _axes(scales: Mapping[str, Any], count: int) -> str:
