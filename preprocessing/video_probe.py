@@ -116,6 +116,9 @@ def probe_video(data: bytes | Source) -> VideoIndex:
             raise DecodeError("no_frames", f"{container}: none of {len(packets.times)} is a frame")
         if packets.untimed:
             packets = _decode_times(source, stream, first, packets)
+        elif first.pts is not None and first.pts == min(packets.keyframes, default=None):
+            # A recording that begins between keyframes: what lies before the first has no picture.
+            packets = replace(packets, times=[t for t in packets.times if t >= first.pts])
         return _index(source, stream, container, first, packets)
 
 

@@ -9,7 +9,8 @@ from preprocessing.videos import decode_clips, plan_clips, probe_video
 from tests.unit.preprocessing.raw_media import SHARED, needs_shared
 from tests.unit.preprocessing.video_media import FRAMES, KINDS, plain_frames
 
-SHOWN = {"edit list": FRAMES - 17}
+HEADLESS = {"headless transport stream": FRAMES - 12, "headless matroska": FRAMES - 12}
+SHOWN = {"edit list": FRAMES - 17, **HEADLESS}
 "frames that are shown, where they are not all"
 OPEN = {"MPEG-2, program stream", "open GOP", "HEVC, open GOP", "MPEG-4, open GOP"}
 

@@ -92,6 +92,19 @@ def cut_video() -> bytes:
     return buffer.getvalue()
 
 
+def headless_video(format: str) -> bytes:
+    """Return a recording that begins with the fifth packet, behind its first keyframe."""
+    buffer = io.BytesIO()
+    whole = av.open(io.BytesIO(textured_video(bf="2", format=format)))
+    with whole, av.open(buffer, "w", format=format) as target:
+        copied = target.add_stream_from_template(whole.streams.video[0])
+        for k, packet in enumerate(whole.demux(video=0)):
+            if k >= 4 and packet.dts is not None:
+                packet.stream = copied
+                target.mux(packet)
+    return buffer.getvalue()
+
+
 def rotated_video(degrees: int) -> bytes:
     """Return an mp4 whose header turns it."""
     data = bytearray(textured_video(bf="2"))
@@ -125,6 +138,8 @@ KINDS: dict[str, Callable[[], bytes]] = {
     "flash": lambda: textured_video(format="flv", bf="2"),
     "AVI": lambda: textured_video(codec="mpeg4", format="avi", clock=25),
     "ASF": lambda: textured_video(codec="wmv2", format="asf"),
+    "headless transport stream": lambda: headless_video("mpegts"),
+    "headless matroska": lambda: headless_video("matroska"),
     "fragmented": lambda: textured_video(bf="2", movflags="frag_keyframe+empty_moov"),
     "open GOP": open_gop_video,
     "variable rate": variable_video,
