@@ -26,6 +26,8 @@ _FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 OTHER_FORMATS = ("AVIF", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP")
 """what Pillow may look for behind JPEG and PNG. It knows more; some of those have no signature of
 their own, some start other programs (EPS)"""
+DAMAGE = (OSError, SyntaxError, ValueError, RuntimeError, struct.error)
+"what Pillow raises for damaged bytes; RuntimeError is AVIF's"
 _GRAY_MODES = ("1", "L", "LA", "La", "I", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -155,7 +157,7 @@ def _other_header(data: bytes, max_pixels: int) -> ImageHeader:
         raise DecodeError(
             "unrecognised_format", f"no known picture format; starts with {data[:16]!r}"
         ) from error
-    except (OSError, SyntaxError, ValueError, struct.error) as error:
+    except DAMAGE as error:
         raise DecodeError("decode_error", f"unreadable header ({error})") from error
     if mode == "F" or (mode == "I" and name == "TIFF"):
         raise DecodeError(

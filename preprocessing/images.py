@@ -8,7 +8,6 @@ frame.
 from __future__ import annotations
 
 import io
-import struct
 import warnings
 
 import cv2
@@ -18,7 +17,7 @@ from PIL import Image, ImageOps
 
 from preprocessing.encoded import Encoded
 from preprocessing.errors import DecodeError
-from preprocessing.image_headers import OTHER_FORMATS, ImageHeader, read_header
+from preprocessing.image_headers import DAMAGE, OTHER_FORMATS, ImageHeader, read_header
 
 MAX_PIXELS = 100_000_000
 _STORED_AS_IS = ("jpg", "png", "webp")
@@ -160,7 +159,7 @@ def _decode_by_pillow(data: bytes, flags: int, header: ImageHeader) -> NDArray[n
             with Image.open(io.BytesIO(data), formats=OTHER_FORMATS) as image:
                 upright = ImageOps.exif_transpose(image)
                 pixels = np.asarray(upright if header.sixteen_bit else upright.convert(mode))
-    except (OSError, SyntaxError, ValueError, struct.error):
+    except DAMAGE:
         return None
     return pixels[..., ::-1] if mode == "RGB" and flags == cv2.IMREAD_COLOR_BGR else pixels
 

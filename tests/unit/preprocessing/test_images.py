@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import random
 
 import cv2
 import numpy as np
@@ -134,6 +135,21 @@ def test_formats_that_a_library_reads_are_what_pillow_sees(kind: str, mode: str)
 @pytest.mark.parametrize("kind", ["EPS", "PDF", "TGA", "PCX", "ICO"])
 def test_formats_that_nobody_reads_safely_are_unrecognised(kind: str) -> None:
     assert reason(pillow_bytes(Image.fromarray(PHOTO), kind)) == "unrecognised_format"
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "WEBP", "GIF", "TIFF", "JPEG2000", "PNG", "JPEG"])
+def test_any_damage_is_a_decode_error_or_a_picture(kind: str) -> None:
+    """Of whatever kind the library's own errors are: one of them would end a whole ingest."""
+    whole = pillow_bytes(Image.fromarray(PHOTO[:30, :40]), kind)
+    draw = random.Random(kind)
+    for _ in range(150):
+        data = bytearray(whole)
+        for _ in range(draw.choice((1, 2, 6))):
+            data[draw.randrange(min(len(data), draw.choice((200, 10**6))))] = draw.randrange(256)
+        try:
+            encode_image(bytes(data), short_side=None)
+        except DecodeError as error:
+            assert error.detail
 
 
 def test_heic_is_unrecognised() -> None:
