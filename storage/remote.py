@@ -26,7 +26,8 @@ REQUEST_SECONDS = 30.0
 ATTEMPTS = 4
 GCS_SECONDS = 30.0
 "of retries of one call to Google's storage"
-SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs")
+SCHEMES = ("s3", "gs", "gcs", "hdfs", "viewfs", "mock")
+"`mock` is pyarrow's file system in memory."
 OBJECT_STORES = {"s3", "gcs"}
 "File systems in which an object appears whole when its upload ends."
 _OPENING = {
@@ -83,7 +84,9 @@ def _open_once(uri: str, _process: int) -> tuple[pafs.FileSystem, str]:
     except (pa.ArrowException, NotImplementedError, OSError) as error:
         if isinstance(error, StoreError):
             raise
-        raise StoreError(f"{uri}: cannot be opened ({error}). {_OPENING[scheme]}") from error
+        raise StoreError(
+            f"{uri}: cannot be opened ({error}). {_OPENING.get(scheme, '')}"
+        ) from error
     return filesystem, root.rstrip("/")
 
 

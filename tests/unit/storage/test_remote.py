@@ -21,7 +21,6 @@ from tests.unit.storage.renaming import RenamesOntoNothing, use_for_hdfs
 @pytest.fixture(params=["arrow's file system in memory", "a file system that renames as HDFS does"])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     if request.param.startswith("arrow"):
-        monkeypatch.setattr(remote, "SCHEMES", ("mock",))
         return open_store(f"mock:///{tmp_path.name}")
     use_for_hdfs(monkeypatch, RenamesOntoNothing(tmp_path))
     return open_store("hdfs://cluster/store")

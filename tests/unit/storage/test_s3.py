@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +15,7 @@ from storage.fs import Store, StoreError, open_store
 from storage.manifest import MANIFEST_SCHEMA, read_table, write_table
 from storage.shards import Sample, ShardError, ShardReader, pack_shard, read_shard
 from storage.snapshots import PartEntry, commit_part, read_snapshot
+from tests.unit.storage.http_answers import BUSY, FORBIDDEN, Answers
 
 pytest.importorskip("moto", reason="moto makes the S3 server of these tests")
 boto3 = pytest.importorskip("boto3", reason="boto3 commits to S3")
@@ -74,7 +75,6 @@ def test_files(store: Store) -> None:
     assert store.local_path("a") is None
 
 
-@pytest.mark.slow
 def test_large_files_are_one_object(store: Store) -> None:
     data = bytes(range(256)) * 60_000
     store.write("large", data)
@@ -155,36 +155,70 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "ATTEMPTS", 1)
 
 
-@pytest.mark.slow
-def test_a_silent_server_is_given_up(quick: None) -> None:
-    """G10: it accepts connections and never answers."""
+SILENT_USES: dict[str, tuple[Callable[[str], object], str]] = {
+    "open": (open_store, "cannot be reached"),
+    "read": (lambda place: Store(place).read("a"), "could not read a"),
+    "list": (lambda place: Store(place).list("a"), "could not list a"),
+    "commit": (lambda place: Store(place).put_if_absent("a", b""), "could not write a"),
+    "write": (lambda place: Store(place).write("a", b"1"), "could not write a"),
+}
+
+
+@pytest.mark.parametrize(
+    "use", ["open", *(pytest.param(n, marks=pytest.mark.slow) for n in list(SILENT_USES)[1:])]
+)
+def test_a_silent_server_is_given_up(quick: None, use: str) -> None:
+    """G10: it accepts connections and never answers. An upload is given 6 s more by curl."""
+    function, message = SILENT_USES[use]
     with socket.create_server(("127.0.0.1", 0), backlog=50) as server:
-        place = uri(f"127.0.0.1:{server.getsockname()[1]}", "bucket/x")
-        with pytest.raises(StoreError, match="cannot be reached"):
-            open_store(place)
-        for use in (lambda: Store(place).read("a"), lambda: Store(place).put_if_absent("a", b"")):
-            with pytest.raises(StoreError, match="could not"):
-                use()
+        began = time.monotonic()
+        with pytest.raises(StoreError, match=message):
+            function(uri(f"127.0.0.1:{server.getsockname()[1]}", "bucket/x"))
+        assert time.monotonic() - began < 15
+
+
+def test_nobody_at_the_address(quick: None) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        place = uri(f"127.0.0.1:{taken.getsockname()[1]}", "bucket/x")
+    with pytest.raises(StoreError, match=r"cannot be reached.*Check the address"):
+        open_store(place)
+    with pytest.raises(StoreError, match="could not write a"):
+        Store(place).put_if_absent("a", b"")
+
+
+def test_waiting_is_bounded_by_default() -> None:
+    """The longest silence: every attempt of one request waits its full time."""
+    assert remote.ATTEMPTS * (remote.CONNECT_SECONDS + remote.REQUEST_SECONDS + 6) <= 180
 
 
 def test_a_refused_key_is_named(quick: None) -> None:
-    def refuse(server: socket.socket) -> None:
-        while True:
-            try:
-                connection, _ = server.accept()
-            except OSError:
-                return
-            connection.recv(65536)
-            connection.sendall(
-                b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-            )
-            connection.close()
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        threading.Thread(target=refuse, args=(server,), daemon=True).start()
-        place = uri(f"127.0.0.1:{server.getsockname()[1]}", "bucket/x")
+    with Answers(lambda _: FORBIDDEN) as server:
+        place = uri(server.address, "bucket/x")
         with pytest.raises(StoreError, match=r"refused the key .*ACCESS_DENIED.*credentials"):
             open_store(place)
         with pytest.raises(StoreError, match=r"could not write a .*403"):
             Store(place).put_if_absent("a", b"")
-        server.shutdown(socket.SHUT_RDWR)
+    assert server.requests <= 8
+
+
+def test_a_busy_server_is_asked_again(endpoint: str) -> None:
+    """Every second request is answered with 503, as S3 does when it is asked too often."""
+    with Answers(lambda number: BUSY if number % 2 == 0 else None, endpoint) as server:
+        store = open_store(uri(server.address, "bucket/busy"))
+        store.write("a", b"1" * 100_000)
+        assert store.read("a") == b"1" * 100_000
+        assert store.put_if_absent("b", b"2")
+        assert not store.put_if_absent("b", b"3")
+        assert [entry.path for entry in store.list()] == ["a", "b"]
+        assert server.refused >= 4
+
+
+def test_a_server_that_stays_busy_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "ATTEMPTS", 2)
+    with Answers(lambda _: BUSY) as server:
+        place = uri(server.address, "bucket/stays")
+        for use in (lambda: open_store(place), lambda: Store(place).put_if_absent("a", b"")):
+            server.requests = 0
+            with pytest.raises(StoreError, match=r"cannot be reached|could not write a"):
+                use()
+            assert 2 <= server.requests <= 4
