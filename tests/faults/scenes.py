@@ -12,13 +12,14 @@ from typing import Any
 
 import cv2
 
+from pipelines.catalog import read_samples
 from pipelines.derive import derive
 from pipelines.executors import Executor
 from pipelines.gc import collect
 from pipelines.ingest import ingest
 from pipelines.ingest_spec import IngestSpec
 from pipelines.verify import verify
-from storage.fs import Store, open_store
+from storage.fs import open_store
 from storage.local_files import TEMPORARY
 from storage.snapshots import list_snapshots, read_snapshot, snapshot_path
 from tests.integration.raw import make_images
@@ -38,8 +39,8 @@ def make_raw(folder: Path) -> Path:
     return folder
 
 
-def take(root: Path, *sources: Path, executor: Executor | None = None) -> dict[str, Any]:
-    """Ingest sources into the store at root."""
+def take(root: Path | str, *sources: Path, executor: Executor | None = None) -> dict[str, Any]:
+    """Ingest sources into the store at a folder or a URI."""
     cv2.setNumThreads(1)
     names = [str(source) for source in sources]
     return ingest(open_store(root), names, DATASET, SPEC, executor or Executor())
@@ -61,17 +62,17 @@ def begin(root: Path, raw: Path) -> None:
     root.mkdir()
 
 
-def take_a(root: Path, raw: Path) -> dict[str, Any]:
+def take_a(root: Path | str, raw: Path) -> dict[str, Any]:
     """Ingest the first folder."""
     return take(root, raw / "a")
 
 
-def take_b(root: Path, raw: Path) -> dict[str, Any]:
+def take_b(root: Path | str, raw: Path) -> dict[str, Any]:
     """Ingest the second folder."""
     return take(root, raw / "b")
 
 
-def take_a_and_b(root: Path, raw: Path) -> dict[str, Any]:
+def take_a_and_b(root: Path | str, raw: Path) -> dict[str, Any]:
     """Ingest both folders."""
     return take(root, raw / "a", raw / "b")
 
@@ -136,24 +137,16 @@ def temporary_files(root: Path) -> list[str]:
 
 def check_clean(root: Path) -> None:
     """Assert that the dataset verifies, holds no sample twice, and has no file that is half."""
+    verified_parts(root)
+    assert temporary_files(root) == []
+
+
+def verified_parts(root: Path | str, raw: Path | None = None) -> list[str]:
+    """Assert that the dataset verifies and holds no sample twice; returns its parts in order."""
     store = open_store(root)
     assert verify(store, DATASET)["damaged"] == []
-    assert temporary_files(root) == []
-    keys = sample_keys(store)
+    keys = [row["key"] for row in read_samples(store, DATASET, 10**6)]
     assert len(keys) == len(set(keys)), "a sample is there twice"
-
-
-def sample_keys(store: Store) -> list[str]:
-    """Return the keys of all samples of the last snapshot."""
-    from pipelines.catalog import read_samples
-
-    return [row["key"] for row in read_samples(store, DATASET, 10**6)]
-
-
-def parts(root: Path) -> list[str]:
-    """Return the parts of the last snapshot, in order; every snapshot before must be readable."""
-    store = open_store(root)
-    for number in list_snapshots(store, DATASET):
-        assert read_snapshot(store, DATASET, number) is not None
-    last = read_snapshot(store, DATASET)
-    return [part.part for part in last.parts] if last else []
+    snapshots = [read_snapshot(store, DATASET, n) for n in list_snapshots(store, DATASET)]
+    assert all(snapshots)
+    return [part.part for part in snapshots[-1].parts] if snapshots[-1] else []
