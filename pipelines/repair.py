@@ -103,6 +103,7 @@ def repair(
     """
     executor = executor or Executor()
     found = verify(store, dataset, executor, progress=progress)
+    store.delete_abandoned(f"datasets/{dataset}")  # of a repair that was killed
     if not found["damaged"]:
         return found
     snapshot = read_snapshot(store, dataset)
