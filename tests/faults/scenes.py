@@ -18,6 +18,7 @@ from pipelines.executors import Executor
 from pipelines.gc import collect
 from pipelines.ingest import ingest
 from pipelines.ingest_spec import IngestSpec
+from pipelines.repair import repair
 from pipelines.verify import verify
 from storage.fs import open_store
 from storage.local_files import TEMPORARY
@@ -25,7 +26,7 @@ from storage.snapshots import list_snapshots, read_snapshot, snapshot_path
 from tests.integration.raw import make_images
 
 DATASET = "photos"
-SPEC = IngestSpec(modality="image", shard_size=6000, heldout=0.2)
+SPEC = IngestSpec(modality="image", shard_size=1500, heldout=0.2)
 
 
 def make_raw(folder: Path) -> Path:
@@ -100,6 +101,26 @@ def sweep(root: Path, raw: Path) -> dict[str, Any]:
     return collect(open_store(root))
 
 
+def damage(root: Path, raw: Path) -> None:
+    """Make a store with a column, then lose and change some of its files."""
+    take_a(root, raw)
+    derive_hog(root, raw)
+    shards = sorted(root.rglob("parts/*/shard-*.tar"))
+    sidecars = sorted(root.rglob("columns/*/*/shard-*.tar"))
+    shards[0].unlink()
+    sidecars[0].unlink()
+    for path in (shards[1], sidecars[1], next(root.rglob("manifest.parquet"))):
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+
+
+def mend(root: Path, raw: Path) -> dict[str, Any]:
+    """Make what is damaged again."""
+    cv2.setNumThreads(1)
+    return repair(open_store(root), DATASET, Executor())
+
+
 SCENES = {
     scene.name: scene
     for scene in (
@@ -107,6 +128,7 @@ SCENES = {
         Scene("second", take_a, take_a_and_b),
         Scene("derive", take_a, derive_hog),
         Scene("gc", leave_garbage, sweep),
+        Scene("repair", damage, mend),
     )
 }
 
