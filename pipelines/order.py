@@ -1,27 +1,24 @@
 """The order of an epoch, computed from numbers alone: the same for any ranks, workers and machines.
 
 Nothing here knows a file. A *line* is all samples of the shards in shuffled order, end to end; a
-*lane* is an
-equal cut of the line; a global batch takes the next samples of every lane. Memory grows with
-shards, never
-with samples.
+*lane* is an equal cut of the line; a global batch takes the next samples of every lane. Memory
+grows with shards, never with samples.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.shuffle import keys_of, permuted
+
+Numbers = NDArray[np.int64]
+
 # Spawn keys of the two draws, so that neither can meet the streams of views and masks.
 _SHARDS, _BLOCK = 11, 13
-
-
-def _permutation(size: int, *entropy: int) -> NDArray[np.int64]:
-    return np.random.default_rng(list(entropy)).permutation(size)
 
 
 def default_lanes(batch: int) -> int:
@@ -45,8 +42,7 @@ class OrderConfig:
         if self.batch < 1 or self.lanes < 1 or self.batch % self.lanes:
             raise ValueError(
                 f"order: batch is {self.batch}, lanes is {self.lanes}. Lanes must divide the "
-                "global batch. "
-                f"Use lanes={default_lanes(max(self.batch, 1))}."
+                f"global batch. Use lanes={default_lanes(max(self.batch, 1))}."
             )
         if self.block < 1:
             raise ValueError(
@@ -54,64 +50,55 @@ class OrderConfig:
             )
 
 
-@dataclass(slots=True)
 class EpochOrder:
-    """The order of one epoch over `sizes` (samples of each shard).
+    """The order of one epoch over `sizes` (samples of each shard)."""
 
-    `locate` answers for single places of a lane; consecutive places cost a dictionary look-up each.
-    """
-
-    sizes: NDArray[np.int64]
-    config: OrderConfig
-    epoch: int
-    shards: NDArray[np.int64] = field(init=False)
-    ends: NDArray[np.int64] = field(init=False)
-    _blocks: OrderedDict[tuple[int, int], tuple[int, NDArray[np.int64]]] = field(
-        init=False, default_factory=OrderedDict
-    )
-
-    def __post_init__(self) -> None:
-        self.shards = _permutation(len(self.sizes), self.config.seed, self.epoch, _SHARDS)
-        self.ends = np.cumsum(self.sizes[self.shards])
+    def __init__(self, sizes: NDArray[np.int64], config: OrderConfig, epoch: int) -> None:
+        self.config, self.epoch = config, epoch
+        entropy = [config.seed, epoch, _SHARDS]
+        self.shards = np.random.default_rng(entropy).permutation(len(sizes))
+        self.bounds = np.concatenate([[0], np.cumsum(sizes[self.shards])])
+        "where each shard begins on the line; the last is the line's end"
 
     @property
     def lane_length(self) -> int:
         """Samples of a lane; what does not fill `lanes` equal lanes is left out of this epoch."""
-        return int(self.ends[-1]) // self.config.lanes if len(self.ends) else 0
+        return int(self.bounds[-1]) // self.config.lanes
 
-    def locate(self, lane: int, place: int) -> tuple[int, int]:
-        """Return (shard, row) of the sample at `place` of `lane`.
+    def locate(self, lanes: Numbers, places: Numbers) -> tuple[Numbers, Numbers]:
+        """Return (shards, rows) of the samples at `places` of `lanes`, arrays of one length.
 
         A lane's shards are taken in blocks of `block`; inside a block all samples are shuffled.
-        Blocks are
-        remembered for the last few lanes in use, so that memory stays bounded by blocks, not
-        samples.
         """
-        start = lane * self.lane_length
-        first = int(np.searchsorted(self.ends, start, side="right"))
-        shard = int(np.searchsorted(self.ends, start + place, side="right"))
-        block = (shard - first) // self.config.block
-        begin, permutation = self._block(lane, block, first)
-        line = begin + int(permutation[start + place - begin])
-        position = int(np.searchsorted(self.ends, line, side="right"))
-        return int(self.shards[position]), line - (int(self.ends[position - 1]) if position else 0)
-
-    def _block(self, lane: int, block: int, first: int) -> tuple[int, NDArray[np.int64]]:
-        """Return the first place on the line of a lane's block and the permutation of its
-        samples."""
-        found = self._blocks.get((lane, block))
-        if found is not None:
-            self._blocks.move_to_end((lane, block))
-            return found
+        start = lanes * self.lane_length
+        first = self._position(start)
+        block = (self._position(start + places) - first) // self.config.block
         opening = first + block * self.config.block
-        closing = min(opening + self.config.block, len(self.ends))
-        begin = max(int(self.ends[opening - 1]) if opening else 0, lane * self.lane_length)
-        end = min(int(self.ends[closing - 1]), (lane + 1) * self.lane_length)
-        found = begin, _permutation(end - begin, self.config.seed, self.epoch, _BLOCK, lane, block)
-        self._blocks[lane, block] = found
-        while len(self._blocks) > 2 * self.config.lanes:
-            self._blocks.popitem(last=False)
-        return found
+        closing = np.minimum(opening + self.config.block, len(self.shards))
+        begin = np.maximum(self.bounds[opening], start)
+        end = np.minimum(self.bounds[closing], start + self.lane_length)
+        named = (lanes.astype(np.uint64), block.astype(np.uint64))
+        keys = keys_of(self.config.seed, self.epoch, _BLOCK, numbers=named)
+        moved = permuted(start + places - begin, end - begin, keys)
+        line = begin + moved.astype(np.int64)
+        position = self._position(line)
+        return self.shards[position], line - self.bounds[position]
+
+    def left_out(self, begin: int) -> tuple[Numbers, Numbers]:
+        """Return (shards, rows) of what this epoch leaves out, when lanes end at place `begin`."""
+        lanes, length = self.config.lanes, self.lane_length
+        lane, place = np.divmod(np.arange(lanes * (length - begin)), max(length - begin, 1))
+        shards, rows = self.locate(lane, begin + place)
+        tail = np.arange(lanes * length, int(self.bounds[-1]))
+        position = self._position(tail)
+        return (
+            np.concatenate([shards, self.shards[position]]),
+            np.concatenate([rows, tail - self.bounds[position]]),
+        )
+
+    def _position(self, line: Numbers) -> Numbers:
+        """Return the places, in the shuffled order of shards, of the shards that hold these."""
+        return np.searchsorted(self.bounds[1:], line, side="right")
 
 
 def batches_per_epoch(samples: int, config: OrderConfig) -> int:
@@ -152,8 +139,7 @@ class Order:
         """Return the (shard, row) of each sample of this rank's share of global batch `batch`.
 
         Ranks own whole lanes: rank r has lanes [r*L/W, (r+1)*L/W), so the shares of all ranks, one
-        after
-        another, are the global batch, whatever W is.
+        after another, are the global batch, whatever W is.
 
         Raises:
             ValueError: the number of ranks does not divide the lanes.
@@ -164,16 +150,22 @@ class Order:
                 f"order: rank {rank} of {ranks} cannot own whole lanes of {lanes}. "
                 f"The number of ranks must divide lanes; set lanes to a multiple of {ranks}."
             )
-        epoch = self._at(self.epoch_of(batch))
         share = self.config.batch // lanes
         begin = (batch % self.batches_per_epoch) * share
-        return [
-            epoch.locate(lane, place)
-            for lane in range(rank * lanes // ranks, (rank + 1) * lanes // ranks)
-            for place in range(begin, begin + share)
-        ]
+        mine = np.arange(rank * lanes // ranks, (rank + 1) * lanes // ranks)
+        shards, rows = self.at(self.epoch_of(batch)).locate(
+            np.repeat(mine, share), np.tile(np.arange(begin, begin + share), len(mine))
+        )
+        return list(zip(shards.tolist(), rows.tolist(), strict=True))
 
-    def _at(self, epoch: int) -> EpochOrder:
+    def left_out(self, epoch: int) -> list[tuple[int, int]]:
+        """Return the (shard, row) of each sample that an epoch does not show: the remainder."""
+        begin = self.batches_per_epoch * (self.config.batch // self.config.lanes)
+        shards, rows = self.at(epoch).left_out(begin)
+        return list(zip(shards.tolist(), rows.tolist(), strict=True))
+
+    def at(self, epoch: int) -> EpochOrder:
+        """Return the order of an epoch; the last one asked for is kept."""
         if self._epoch is None or self._epoch.epoch != epoch:
             self._epoch = EpochOrder(self.sizes, self.config, epoch)
         return self._epoch

@@ -1,5 +1,7 @@
 """Laws of the order (G8): every sample once an epoch, the same batch for any number of ranks."""
 
+import time
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.order import Order, OrderConfig, batches_per_epoch, default_lanes, remainder
+from pipelines.shuffle import keys_of, permuted
 
 SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=12)
 
@@ -66,3 +69,35 @@ def test_wrong_numbers_are_refused() -> None:
         Order([10], OrderConfig(batch=4, lanes=4, seed=0)).batch(0, rank=0, ranks=3)
     assert default_lanes(12) == 4
     assert batches_per_epoch(100, OrderConfig(batch=8, lanes=4, seed=0)) == 12
+
+
+def test_the_first_and_a_middle_batch_cost_memory_by_shards() -> None:
+    """10^9 samples in 10^6 shards: what is held goes by shards, and any batch comes at once."""
+    sizes = np.full(10**6, 1000)
+    tracemalloc.start()
+    began = time.perf_counter()
+    order = Order(sizes, OrderConfig(batch=256, lanes=8, seed=0))
+    order.batch(0)
+    order.batch(order.batches_per_epoch // 2)
+    seconds = time.perf_counter() - began
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100e6
+    assert seconds < 5  # 0.1 s where nothing else runs
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 16, 97, 1000])
+def test_places_are_permuted(size: int) -> None:
+    number = np.full(size, 3, np.uint64)
+    moved = permuted(np.arange(size), np.full(size, size), keys_of(1, 2, numbers=(number,)))
+    assert sorted(moved.tolist()) == list(range(size))
+
+
+def test_every_place_is_as_likely() -> None:
+    draws, size = 4000, 10
+    numbers = np.repeat(np.arange(draws, dtype=np.uint64), size)
+    places = np.tile(np.arange(size), draws)
+    moved = permuted(places, np.full(len(places), size), keys_of(5, 0, numbers=(numbers,)))
+    for place in range(size):
+        found = np.bincount(moved[places == place].astype(int), minlength=size) / draws
+        assert np.abs(found - 0.1).max() < 0.025  # 5 standard deviations
