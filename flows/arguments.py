@@ -58,6 +58,11 @@ SPEC: dict[str, tuple[type, Any, str]] = {
     "frames": (int, 16, "frames of a clip"),
     "stride": (int, 1, "source frames between two frames of a clip"),
     "fps": (float, 0.0, "clip frames a second, in place of --stride"),
+    "decoder": (
+        str,
+        "pyav",
+        "reader of videos: pyav, or decord where a probe shows it to be exact",
+    ),
     "tile": (int, 0, "edge of tiles in pixels; 0 keeps fields and scenes whole"),
     "overlap": (int, 0, "pixels that neighbouring tiles share"),
     "min_valid": (float, 0.05, "least share of valid pixels of a tile"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 MODALITIES = ("image", "video", "microscopy", "satellite")
-ENCODER_VERSION = 2
+DECODERS = ("pyav", "decord")
+ENCODER_VERSION = 3
 "Raised when the same inputs and spec would give other shard bytes than before."
 
 
@@ -26,6 +27,8 @@ class IngestSpec:
     "source frames between two clip frames"
     fps: float = 0.0
     "clip frames a second by timestamps, in place of stride; 0 uses stride"
+    decoder: str = "pyav"
+    "reader of videos; decord where it is asked for and a probe shows that it is exact"
     tile: int = 0
     "edge of tiles cut from fields and scenes, in pixels; 0 keeps them whole"
     overlap: int = 0
@@ -57,6 +60,10 @@ class IngestSpec:
         if self.tile and self.overlap >= self.tile:
             raise ValueError(
                 f"--overlap is {self.overlap}, --tile is {self.tile}; the overlap must be smaller."
+            )
+        if self.decoder not in DECODERS:
+            raise ValueError(
+                f"--decoder is {self.decoder!r}; it must be one of {', '.join(DECODERS)}."
             )
         if not 0 <= self.max_cloud <= 1:
             raise ValueError(f"--max-cloud is {self.max_cloud}; it is a share from 0 to 1.")
