@@ -152,7 +152,8 @@ def _derive_part(
         for job, record in zip(jobs, records, strict=True)
         for row, (key, offset, size, digest) in enumerate(record["rows"])
     ]
-    write_table(store, f"{folder}/index.parquet", pa.Table.from_pylist(rows, INDEX_SCHEMA))
+    table = pa.Table.from_pylist(rows, INDEX_SCHEMA)
+    write_table(store, f"{folder}/index.parquet", table, of=spec.fingerprint)
 
 
 def why(

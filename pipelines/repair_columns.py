@@ -190,4 +190,5 @@ def _write_index(store: Store, part: ColumnPart, found: list[Places]) -> None:
         for position, places in enumerate(found)
         for row, place in enumerate(places)
     ]
-    write_table(store, part.index, pa.Table.from_pylist(rows, INDEX_SCHEMA))
+    table = pa.Table.from_pylist(rows, INDEX_SCHEMA)
+    write_table(store, part.index, table, of=part.spec.fingerprint)

@@ -133,7 +133,7 @@ def _read_index(
     if part_state(store, snapshot.dataset, spec, part) != "complete":
         raise StaleColumnError(_refusal(store, snapshot.dataset, part, spec))
     folder = f"{column_path(snapshot.dataset, spec.column, spec.fingerprint)}/{part}"
-    index = read_table(store, f"{folder}/index.parquet")
+    index = read_table(store, f"{folder}/index.parquet", of=spec.fingerprint)
     if not index["key"].equals(manifest["key"]):
         raise StaleColumnError(
             f"column {spec.column} of {snapshot.dataset}, part {part}: its keys are not those of "

@@ -131,7 +131,9 @@ def _open_input(
 ) -> tuple[ShardReader, list[dict[str, Any]]]:
     """Return the reader of a needed column's sidecar, and its rows of this shard."""
     folder = f"{column_path(job.dataset, spec.column, spec.fingerprint)}/{job.part}"
-    rows = _of_shard(read_table(store, f"{folder}/index.parquet"), job.position).to_pylist()
+    rows = _of_shard(
+        read_table(store, f"{folder}/index.parquet", of=spec.fingerprint), job.position
+    ).to_pylist()
     reader = ShardReader(store, f"{folder}/{job.shard}", f"{folder}/{job.shard}")
     return stack.enter_context(reader), rows
 

@@ -221,6 +221,9 @@ def check_index(store: Store, dataset: str, part: ColumnPart) -> list[Damage]:
     try:
         with TableFile(store, part.index) as index:
             index.check()
+            if index.of != part.spec.fingerprint:
+                detail = f"is of column {index.of[:16] or 'nothing'}: it was moved here"
+                return [damage(part.index, detail)]
             path = f"{part_path(dataset, part.entry.part)}/manifest.parquet"
             same = _has_keys_of(store, path, index)
     except (ManifestError, StoreError) as error:

@@ -77,11 +77,15 @@ class ManifestError(RuntimeError):
     """A table that is damaged or not the one that was committed."""
 
 
-def write_table(store: Store, path: str, table: pa.Table) -> str:
-    """Write a table whole; returns the SHA-256 of its bytes, which depend on the table alone."""
+def write_table(store: Store, path: str, table: pa.Table, *, of: str = "") -> str:
+    """Write a table whole; returns the SHA-256 of its bytes, which depend on the table alone.
+
+    Args:
+        of: what it belongs to, which a reader can ask for: the fingerprint of a column.
+    """
     writer = TableWriter(table.schema)
     writer.add_table(table)
-    return writer.write(store, path)
+    return writer.write(store, path, of=of)
 
 
 class TableWriter:
@@ -126,13 +130,15 @@ class TableWriter:
         self._waiting = [waiting.slice(size)] if size < len(waiting) else []
         self._written += size
 
-    def write(self, store: Store, path: str) -> str:
-        """Write the table to a store; returns the SHA-256 of its bytes."""
+    def write(self, store: Store, path: str, *, of: str = "") -> str:
+        """Write the table to a store, as `write_table` does; returns the SHA-256 of its bytes."""
         if self._waiting or not self._written:
             self._waiting = self._waiting or [self._schema.empty_table()]
             self._write_group(self._rows - self._written)
         columns = {name: digest.hexdigest() for name, digest in self._digests.items()}
         record = {"format": FORMAT, "rows": self._rows, "columns": columns}
+        if of:
+            record["of"] = of
         self._writer.add_key_value_metadata({DIGESTS: canonical_json(record)})
         self._writer.close()
         self._file.seek(0)
@@ -143,11 +149,17 @@ class TableWriter:
 
 
 def read_table(
-    store: Store, path: str, sha256: str | None = None, columns: Sequence[str] | None = None
+    store: Store,
+    path: str,
+    sha256: str | None = None,
+    columns: Sequence[str] | None = None,
+    *,
+    of: str | None = None,
 ) -> pa.Table:
     """Read a table, or some of its columns, having checked them.
 
     Args:
+        of: what it must belong to; None does not ask.
         sha256: what `write_table` returned: the whole file is compared, so another sound table in
             its place is found too. None where nobody kept it: the digests of the columns decide.
 
@@ -169,7 +181,21 @@ def read_table(
         raise ManifestError(
             f"{path}: not a readable Parquet table ({error}). Restore it, or make it again."
         ) from error
+    _check_owner(table, path, of)
     return _checked(table, path, wanted, digests=sha256 is None)
+
+
+def _check_owner(table: pa.Table, path: str, of: str | None) -> None:
+    """Refuse a table that was written for something else: it is sound, but was moved here."""
+    try:
+        found = json.loads((table.schema.metadata or {})[DIGESTS]).get("of", "")
+    except (KeyError, ValueError, AttributeError):
+        return  # damaged, which is told next
+    if of is not None and found != of:
+        raise ManifestError(
+            f"{path}: belongs to {found[:16] or 'nothing'}, not to {of[:16]}. It was moved; "
+            "restore it, or make it again."
+        )
 
 
 def _open(store: Store, path: str, sha256: str | None) -> Any:

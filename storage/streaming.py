@@ -54,6 +54,7 @@ class TableFile:
             record = json.loads(self._file.metadata.metadata[DIGESTS])
             self.digests: dict[str, str] = dict(record["columns"])
             self.rows = int(record["rows"])
+            self.of = str(record.get("of", ""))
         except FileNotFoundError as error:
             raise ManifestError(f"{path}: the file is missing.") from error
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:

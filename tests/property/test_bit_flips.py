@@ -324,7 +324,6 @@ def test_another_sound_file_in_its_place_is_found(kind: str, lab: Lab) -> None:
     assert_found(lab, kind, "two files that changed places", *swapped(first, second))
 
 
-@pytest.mark.xfail(strict=True, reason="an index does not say of which column it is")
 def test_a_sound_column_in_the_place_of_another_is_found(lab: Lab) -> None:
     """Index and sidecars together, as when a folder is moved by hand."""
     needed = next(iter(lab.stream.needed_columns().values())).fingerprint[:16]
