@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -175,14 +176,14 @@ FIELDS = r"(?P<well>[A-P]\d+)_01_\d_(?P<site>\d)_(?P<channel>\w+?)_001\.tif$"
 SETS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "nf1": ("microscopy/nf1_plate2", "microscopy", {"pattern": FIELDS}),
     "plate": ("microscopy/cellprofiler_plate_AS09047", "microscopy", {}),
-    "ome": ("microscopy/ome_tiff_samples", "microscopy", {}),
+    "ome": ("microscopy/ome_tiff_samples/multi-channel.ome.tif", "microscopy", {}),
     "derived": ("microscopy/derived_ome_tiff", "microscopy", {"tile": 200}),
     "zarr": ("microscopy/derived_ome_zarr", "microscopy", {"tile": 300}),
     "hydro": ("satellite/hydro_s2", "satellite", {"tile": 100, "overlap": 10}),
     "bigearth": (
         "satellite/bigearthnet_v2/BigEarthNet-S2",
         "satellite",
-        {"pattern": r"(?P<scene>[^/]+)_(?P<band>B0[248])\.tif$", "channels": ("B02", "B03", "B04")},
+        {"pattern": r"(?P<scene>[^/]+)_(?P<band>B0[248])\.tif$", "channels": ("B02", "B04", "B08")},
     ),
 }
 
@@ -198,6 +199,18 @@ def independent(path: Path, modality: str) -> NDArray[np.generic]:
         return np.stack([page.asarray() for page in file.pages])
 
 
+def _sibling(path: Path, pattern: str, channel: str) -> Path:
+    """Return the file of a channel beside another channel's file."""
+
+    def fields(other: Path) -> dict[str, str]:
+        match = re.search(pattern, other.name)
+        return match.groupdict() if match else {}
+
+    name = "band" if "band" in fields(path) else "channel"
+    wanted = {**fields(path), name: channel}
+    return next(other for other in path.parent.iterdir() if fields(other) == wanted)
+
+
 def expected_samples(
     folder: Path, modality: str, values: dict[str, Any], rows: list[dict[str, Any]]
 ) -> Iterator[tuple[dict[str, Any], NDArray[np.generic]]]:
@@ -206,12 +219,7 @@ def expected_samples(
         metadata = json.loads(row["metadata"])
         files = [Path(row["source"])]
         if "pattern" in values:
-            stem = files[0].name
-            channel = next(c for c in metadata["channels"] if f"_{c}" in stem)
-            files = [
-                files[0].with_name(stem.replace(f"_{channel}", f"_{c}"))
-                for c in metadata["channels"]
-            ]
+            files = [_sibling(files[0], values["pattern"], c) for c in metadata["channels"]]
         array = np.concatenate([independent(file, modality) for file in files])
         top, left = metadata.get("tile", (0, 0))
         edge = values.get("tile") or max(array.shape)
@@ -242,7 +250,8 @@ def test_shared_sets_equal_an_independent_reader(name: str, tmp_path: Path) -> N
 
 
 INGEST_UNDER_WATCH = """
-import json, resource, sys
+import json, sys
+from pathlib import Path
 from pipelines.executors import Executor
 from pipelines.ingest import ingest
 from pipelines.ingest_spec import IngestSpec
@@ -250,7 +259,8 @@ from storage.fs import open_store
 source, store, modality, tile = sys.argv[1:]
 spec = IngestSpec(modality=modality, tile=int(tile))
 report = ingest(open_store(store), [source], "set", spec, Executor())
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+status = Path("/proc/self/status").read_text()  # ru_maxrss would begin with the parent's
+peak = int(status.split("VmHWM:")[1].split()[0]) // 1024
 print(json.dumps({"samples": report["samples"], "rejects": report["rejects"], "peak": peak}))
 """
 
