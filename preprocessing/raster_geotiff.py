@@ -44,7 +44,8 @@ _OPTIONS = {
     "GDAL_CACHEMAX": 128,  # MB; by default 5 % of the machine's memory, in each worker
     "GDAL_NUM_THREADS": "1",
 }
-_ERRORS = (RasterioError, OSError, SystemError)
+_ERRORS = (RasterioError, OSError, SystemError, ValueError)
+"ValueError: text of a file that is not UTF-8"
 
 
 def decode_geotiff(data: bytes | Source) -> RasterImage:

@@ -45,6 +45,8 @@ _ERRORS = (
     AssertionError,
     LookupError,
     TypeError,
+    ArithmeticError,  # a tile of no width
+    MemoryError,  # imagecodecs, where damaged data promise too much
     struct.error,
     ElementTree.ParseError,
 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import random
 import struct
 import zlib
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,11 +14,13 @@ import av
 import numpy as np
 import pytest
 
+from preprocessing import rasters, videos
+from preprocessing.errors import DecodeError
 from tests.integration import made_files
 from tests.integration.made_files import PHOTO, patched, png, png_chunk
 from tests.integration.outcomes import ingest_all, run_with_peak
 from tests.integration.raw import make_images
-from tests.unit.preprocessing.raw_media import picture, tiff
+from tests.unit.preprocessing.raw_media import geotiff, numbered_video, picture, tiff
 
 FIXED = ("--dataset", "set", "--direct", "--workers", "1")
 MOST_MB = 200
@@ -229,3 +233,57 @@ def test_an_npz_bomb_is_no_raster(tmp_path: Path) -> None:
     (raw / "good.tif").write_bytes(made_files.satellite_corpus()["no_crs.tif"][0])
     outcome = ingest_all(tmp_path / "store", "satellite", str(raw))
     assert outcome.reasons() == {"bomb.npz": "unrecognised_format"}
+
+
+def clips_of(data: bytes) -> None:
+    """Decode a video as ingest does."""
+    index = videos.probe_video(data)
+    for _ in videos.decode_clips(data, index, videos.plan_clips(index, frames=4)):
+        pass
+
+
+VALUES = np.random.default_rng(5).integers(0, 4096, (3, 32, 32)).astype(np.uint16)
+DAMAGED: dict[str, tuple[Callable[[bytes], object], bytes]] = {
+    "tiff": (rasters.decode_tiff, tiff(VALUES)),
+    "lzw": (rasters.decode_tiff, tiff(VALUES, tile=(16, 16), compression="lzw", predictor=True)),
+    "bigtiff": (rasters.decode_tiff, tiff(VALUES, bigtiff=True, compression="zstd")),
+    "geotiff": (rasters.decode_geotiff, geotiff(VALUES, nodata=0, compress="deflate")),
+    "mp4": (clips_of, numbered_video(8)),
+    "mkv": (clips_of, numbered_video(8, format="matroska")),
+    "avi": (clips_of, numbered_video(8, format="avi")),
+}
+
+
+def damaged(whole: bytes, draw: random.Random) -> bytes:
+    """Return bytes with some of them changed, most often near the beginning, where structure is."""
+    data = bytearray(whole)
+    for _ in range(draw.choice((1, 2, 6))):
+        place = draw.randrange(min(len(data), draw.choice((600, 10**6))))
+        data[place] = draw.choice((0, 255, data[place] ^ 1, draw.randrange(256)))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_any_damage_is_a_decode_error_or_decodes(kind: str) -> None:
+    """Of whatever kind a library's own errors are: one of them would end a whole ingest."""
+    decode, whole = DAMAGED[kind]
+    assert_only_decode_errors(decode, whole, random.Random(kind), rounds=100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_much_damage_is_a_decode_error_or_decodes(kind: str) -> None:
+    decode, whole = DAMAGED[kind]
+    assert_only_decode_errors(decode, whole, random.Random(f"much {kind}"), rounds=5000)
+
+
+def assert_only_decode_errors(
+    decode: Callable[[bytes], object], whole: bytes, draw: random.Random, rounds: int
+) -> None:
+    decode(whole)
+    for _ in range(rounds):
+        try:
+            decode(damaged(whole, draw))
+        except DecodeError as error:
+            assert error.detail
+            assert "0x" not in error.detail, "an address is another one each time: rejects differ"
