@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,7 +18,7 @@ from tests.faults import scenes
 from tests.faults.races import Operation, race
 from tests.faults.zygote import Outcome, Zygote
 
-SAMPLES = 2
+SAMPLES = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,3 +129,47 @@ def test_two_that_meet_at_any_call_end_as_one_after_the_other(
     course = courses(name)
     for at in range(1, course.calls + 1):
         course.meet(at)
+
+
+def together(zygotes: tuple[Zygote, Zygote], course: Course, seconds: float) -> Path:
+    """Run both operations in two processes, the second so much later."""
+    root = course.copy()
+
+    def later(number: int) -> Outcome:
+        time.sleep(seconds * number)
+        operation = (course.race.first, course.race.second)[number]
+        return zygotes[number].run(operation, root, course.raw)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [done.error for done in pool.map(later, (0, 1))] == ["", ""]
+    return root
+
+
+INGESTS = [name for name in RACES if name.startswith("ingests")]
+
+
+def start_together(courses: Callable[[str], Course], name: str, rounds: int) -> None:
+    course, other, rng = courses(name), Zygote(), random.Random(name)
+    try:
+        other.run(scenes.take_a, course.copy(), course.raw)  # what it imports stays
+        for number in range(rounds):
+            root = together((course.zygote, other), course, rng.uniform(0, 0.1) * (number > 0))
+            assert scenes.tree(root) in course.wanted, number
+            scenes.check_clean(root)
+    finally:
+        other.close()
+
+
+@pytest.mark.parametrize("name", INGESTS)
+def test_two_that_start_together_end_as_one_after_the_other(
+    courses: Callable[[str], Course], name: str
+) -> None:
+    start_together(courses, name, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", INGESTS)
+def test_two_that_start_at_about_the_same_time_end_as_one_after_the_other(
+    courses: Callable[[str], Course], name: str
+) -> None:
+    start_together(courses, name, 40)

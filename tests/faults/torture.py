@@ -50,6 +50,8 @@ class Watch:
     at_call: Callable[[int, str], None] | None = None
     "called with (number, name) before each call, to look or to let others run meanwhile"
     calls: int = 0
+    trace: list[str] = field(default_factory=list)
+    "the names of the calls"
     written: int = 0
     disk: Disk | None = None
     _patched: list[tuple[Any, str, Any]] = field(default_factory=list)
@@ -82,6 +84,7 @@ class Watch:
     def _before(self, name: str) -> None:
         """Count a call; kill or fail where the fault says so."""
         self.calls += 1
+        self.trace.append(name)
         if self.at_call is not None:
             self.at_call(self.calls, name)
         at, how = self.fault.at, self.fault.how

@@ -35,6 +35,8 @@ class Outcome:
     code: int
     "0, 3 after an error of its own, minus the signal that killed it"
     calls: int = 0
+    trace: tuple[str, ...] = ()
+    "the names of the calls that were counted"
     written: int = 0
     "bytes that went through os.write below the watched folder"
     error: str = ""
@@ -105,8 +107,9 @@ def _live(work: Callable[..., Any], arguments: Any, watch: Watch, writing: int) 
         if os.environ.get("TORTURE_SHOWS_ERRORS"):
             traceback.print_exc()
     watch.end()
-    said = {"calls": watch.calls, "written": watch.written, "error": error, "result": result}
-    data = pickle.dumps({**said, "modules": frozenset(sys.modules) - known})
+    said = {"calls": watch.calls, "trace": tuple(watch.trace), "written": watch.written}
+    said |= {"error": error, "result": result, "modules": frozenset(sys.modules) - known}
+    data = pickle.dumps(said)
     while data:
         data = data[os.write(writing, data) :]
     os._exit(code)
