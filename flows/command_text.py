@@ -21,16 +21,21 @@ def ingest_text(report: dict[str, Any]) -> str:
         f"in {report['shards']} "
         f"shards, {report['bytes'] / 2**20:.1f} MiB, snapshot {report['snapshot']}"
     ]
-    splits = report.get("splits", {})
-    if splits:
-        lines.append(
-            f"  split by group: {splits.get('train', 0)} samples to train, "
-            f"{splits.get('heldout', 0)} held out"
-        )
+    if report["splits"]:
+        lines.append(f"  split by group: {split_text(report)}")
     if report["reasons"]:
         reasons = ", ".join(f"{count} {name}" for name, count in report["reasons"].items())
         lines.append(f"  rejected: {reasons} (headrace ls {report['dataset']} --rejects)")
     return "\n".join(lines)
+
+
+def split_text(about: dict[str, Any]) -> str:
+    """Return how many samples, of how many groups, are trained on and held out."""
+    splits, groups = about["splits"], about["groups"]
+    return ", ".join(
+        f"{splits.get(split, 0)} samples of {groups.get(split, 0)} groups {words}"
+        for split, words in (("train", "to train"), ("heldout", "held out"))
+    )
 
 
 def derive_line(dataset: str, name: str, about: dict[str, Any]) -> str:

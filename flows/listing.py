@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from flows.command_text import split_text
 from pipelines import catalog as store_catalog
 from storage.fs import open_store
 from storage.snapshots import list_datasets
@@ -84,6 +85,8 @@ def catalog_text(result: dict[str, Any]) -> str:
         heads = ("dataset", "modality", "snapshot", "samples", "train", "held out")
         heads += ("shards", "MiB", "inputs", "duplicates", "rejects")
         parts.append(text_table(heads, [_dataset_row(d) for d in result["datasets"]]))
+    if len(result["datasets"]) == 1:
+        parts.append(f"split by group: {split_text(result['datasets'][0])}")
     if result["columns"]:
         heads = ("dataset", "column", "parts", "MiB", "fingerprint", "parameters")
         parts.append(text_table(heads, [_column_row(c) for c in result["columns"]]))

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipelines.chunks import record_path
 from pipelines.plan import IngestPlan
 from pipelines.raw import RawFile
 from preprocessing.statistics import Moments
-from storage.fingerprint import sha256_hex
+from storage.fingerprint import checksum, sha256_hex
 from storage.fs import Store
 from storage.manifest import (
     MANIFEST_SCHEMA,
@@ -58,18 +60,34 @@ class Statistics:
     shapes: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
+    groups: dict[str, list[NDArray[np.uint64]]] = field(default_factory=dict)
+    "of each split the hashes of the groups that each chunk has"
     channels: set[tuple[str, ...]] = field(default_factory=set)
 
     def add(self, record: dict[str, Any]) -> None:
         """Take the samples of a chunk."""
         self.moments = self.moments.merge(Moments.from_json(record["moments"]))
         self.shapes.update(record["shapes"])
+        groups: dict[str, set[int]] = {}
         for shard in record["shards"]:
+            for row in shard["rows"]:
+                groups.setdefault(row["split"], set()).add(checksum(row["group"].encode()))
             self.splits.update(row["split"] for row in shard["rows"])
             self.labels.update(row["label"] for row in shard["rows"])
             for row in shard["rows"]:
                 if len(self.channels) < 2:
                     self.channels.add(tuple(json.loads(row["metadata"]).get("channels") or ()))
+
+        for split, found in groups.items():
+            hashes = np.fromiter(found, np.uint64, len(found))
+            self.groups.setdefault(split, []).append(hashes)
+
+    def group_counts(self) -> dict[str, int]:
+        """Return how many groups each split has: videos, wells, scenes, or single samples."""
+        return {
+            split: len(np.unique(np.concatenate(found)))
+            for split, found in sorted(self.groups.items())
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Return what a snapshot keeps."""
@@ -77,6 +95,7 @@ class Statistics:
             "moments": self.moments.to_json(),
             "shapes": dict(sorted(self.shapes.items())),
             "splits": dict(sorted(self.splits.items())),
+            "groups": self.group_counts(),
             "labels": dict(self.labels.most_common(MOST_LABELS)),
         }
 
@@ -115,6 +134,7 @@ class Books:
             "bytes": self.bytes,
             "reasons": dict(sorted(self.reasons.items())),
             "splits": dict(sorted(splits.items())),
+            "groups": self.statistics.group_counts(),
         }
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from storage.columns import column_path, list_columns, part_state
 from storage.fs import Store
 from storage.manifest import read_table
 from storage.snapshots import Snapshot, list_datasets, part_path, read_snapshot
+from storage.streaming import TableFile, file_sha256
 
 
 def open_snapshot(store: Store, dataset: str, number: int | None = None) -> Snapshot:
@@ -34,10 +36,10 @@ def describe_dataset(store: Store, dataset: str) -> dict[str, Any]:
         name: sum(getattr(entry, name) for entry in snapshot.parts)
         for name in ("samples", "bytes", "inputs", "written", "duplicates", "rejects")
     }
-    splits: dict[str, int] = {}
+    splits, groups = Counter[str](), Counter[str]()
     for entry in snapshot.parts:
-        for split, count in entry.stats["splits"].items():
-            splits[split] = splits.get(split, 0) + count
+        splits.update(entry.stats["splits"])
+        groups.update(entry.stats.get("groups", {}))
     return {
         "dataset": dataset,
         "modality": snapshot.settings["modality"],
@@ -46,7 +48,8 @@ def describe_dataset(store: Store, dataset: str) -> dict[str, Any]:
         "parts": len(snapshot.parts),
         "shards": sum(len(entry.shards) for entry in snapshot.parts),
         **totals,
-        "splits": splits,
+        "splits": dict(splits),
+        "groups": dict(groups),
         "columns": _describe_columns(store, dataset, [entry.part for entry in snapshot.parts]),
     }
 
@@ -136,6 +139,11 @@ def read_samples(store: Store, dataset: str, count: int) -> list[dict[str, Any]]
     for entry in snapshot.parts:
         if len(rows) < count:
             path = f"{part_path(dataset, entry.part)}/manifest.parquet"
-            table = read_table(store, path, entry.manifest_sha256)
-            rows += table.slice(0, count - len(rows)).to_pylist()
+            if file_sha256(store, path) != entry.manifest_sha256:
+                read_table(store, path, entry.manifest_sha256)  # tells what is wrong
+            with TableFile(store, path) as table:
+                for group in table.groups():
+                    rows += group.slice(0, count - len(rows)).to_pylist()
+                    if len(rows) >= count:
+                        break
     return rows

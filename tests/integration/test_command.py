@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -66,7 +67,73 @@ def test_too_many_rejects_end_with_3_and_keep_the_rest(tmp_path: Path) -> None:
     assert "unrecognised_format" in rejects.stdout
 
 
+def test_a_plan_prints_the_command_that_does_it(tmp_path: Path) -> None:
+    raw = make_images(tmp_path / "my photos")
+    (raw / "coarse" / "text.jpg").write_text("not a picture")
+    words = ("plan", str(raw), "--modality", "image", "--dataset", "photos", "--resize", "24")
+    done = headrace(*words, store=tmp_path / "store")
+    assert done.exit_code == 0, done.stderr
+    assert "13 files" in done.stdout and "12 samples" in done.stdout
+    assert f"unrecognised_format: {raw}/coarse/text.jpg" in done.stdout
+    assert not (tmp_path / "store").exists()
+    said = shlex.split(done.stdout.splitlines()[-1])
+    assert said[:2] == ["headrace", "ingest"]
+    ingested = CliRunner().invoke(app, [*said[1:], "--direct", "--max-reject", "0.2"])
+    assert ingested.exit_code == 0, ingested.stderr
+    report = json.loads(headrace(*words, "--json", store=tmp_path / "store").stdout)
+    assert {"files", "samples", "shards", "bytes", "seconds", "rejects"} <= report.keys()
+
+
+def test_ingest_and_ls_tell_splits_outcomes_and_rejects_by_class(tmp_path: Path) -> None:
+    raw, store = make_images(tmp_path / "raw"), tmp_path / "store"
+    (raw / "coarse" / "text.jpg").write_text("not a picture")
+    (raw / "again.jpg").write_bytes((raw / "fine" / "001.jpg").read_bytes())
+    words = ("ingest", str(raw), "--modality", "image", "--dataset", "photos", "--direct")
+    done = headrace(*words, "--heldout", "0.3", "--max-reject", "1", store=store)
+    listed = json.loads(headrace("ls", "photos", "--json", store=store).stdout)["datasets"][0]
+    train, heldout = (listed["splits"][name] for name in ("train", "heldout"))
+    assert train + heldout == 12
+    assert listed["groups"] == listed["splits"]
+    split = f"{train} samples of {train} groups to train, {heldout} samples of {heldout} groups"
+    for text in (done.stdout, headrace("ls", "photos", store=store).stdout):
+        assert f"split by group: {split} held out" in text
+    outcomes = json.loads(headrace("ls", "photos", "--outcomes", "--json", store=store).stdout)
+    assert outcomes["totals"] == {"written": 12, "duplicate": 1, "rejected": 1}
+    assert len(outcomes["outcomes"]) == 14
+    rejects = headrace("ls", "photos", "--rejects", store=store).stdout
+    assert rejects.index("unrecognised_format") < rejects.index("text.jpg")
+
+
+def test_a_reject_that_was_mended_is_taken_by_retry_alone(tmp_path: Path) -> None:
+    raw, store = make_images(tmp_path / "raw", count=4), tmp_path / "store"
+    mended = raw / "coarse" / "text.jpg"
+    mended.write_text("not a picture")
+    words = ("ingest", "--modality", "image", "--dataset", "photos", "--direct", "--json")
+    assert headrace(*words, str(raw), "--max-reject", "1", store=store).exit_code == 0
+    make_images(tmp_path / "other", count=6)
+    mended.write_bytes((tmp_path / "other" / "fine" / "005.jpg").read_bytes())
+    (raw / "new.jpg").write_bytes((tmp_path / "other" / "coarse" / "004.jpg").read_bytes())
+    again = json.loads(headrace(*words, "--retry-rejects", store=store).stdout)
+    assert (again["inputs"], again["written"], again["samples"]) == (1, 1, 1)
+    assert "no rejects" in headrace("ls", "photos", "--rejects", store=store).stdout
+
+
+def test_gc_says_what_it_removes(photos: Path) -> None:
+    left = photos / "datasets" / "photos" / "parts" / "0123456789abcdef" / "shard-000000.tar"
+    left.parent.mkdir()
+    left.write_bytes(b"12345")
+    dry = headrace("gc", "--dry-run", store=photos)
+    assert "would remove 1 files" in dry.stdout and left.exists()
+    report = json.loads(headrace("gc", "--json", store=photos).stdout)
+    assert (report["removed"], report["bytes"], left.exists()) == (1, 5, False)
+    assert report["paths"] == ["datasets/photos/parts/0123456789abcdef/shard-000000.tar"]
+
+
 MISTAKES = {
+    "no source": (("ingest", "--modality", "image", "--dataset", "x"), 2, "at least one SOURCE"),
+    "age": (("gc", "--older-than", "-1"), 2, "--older-than is -1"),
+    "whose rejects": (("ls", "--rejects"), 2, "need the name of a dataset"),
+    "plan of nothing": (("plan", "nowhere", "--modality", "image"), 1, "nowhere"),
     "no such source": (
         ("ingest", "nowhere", "--modality", "image", "--dataset", "x"),
         1,
