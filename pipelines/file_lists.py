@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv, parquet
 
-from storage.fs import Store
+from storage.fs import Store, split_uri
 
 LIST_ENDINGS = (".csv", ".parquet", ".jsonl")
 _PATH_COLUMNS = ("path", "uri", "file", "filename")
@@ -55,8 +55,7 @@ def _place(store: Store, path: str) -> tuple[str, str]:
     """Return the root of a path and its name below it."""
     if not path.startswith("/") and "://" not in path:
         return store.uri, path
-    parent, _, base = path.rpartition("/")
-    return parent or "/", base
+    return split_uri(path)
 
 
 def _segment(row: dict[str, Any], where: str) -> list[list[float]]:

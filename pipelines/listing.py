@@ -19,7 +19,7 @@ from pyarrow import compute
 from pipelines.file_lists import LIST_ENDINGS, read_list
 from pipelines.raw import RawFile
 from pipelines.tars import TAR_ENDINGS, list_tar
-from storage.fs import Entry, Store
+from storage.fs import Entry, Store, plain_uri, split_uri
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -46,9 +46,9 @@ def list_sources(sources: Sequence[str], *, labels: str = "") -> pa.Table:
         ValueError: a list without a column of paths, or without the column of labels.
     """
     table = pa.concat_tables([list_source(source, labels=labels) for source in sources])
-    place = compute.binary_join_element_wise(
-        compute.ascii_rtrim(table["root"], "/"), table["name"], "/"
-    )
+    roots = table["root"].combine_chunks().dictionary_encode()
+    shown = pa.array([plain_uri(root) for root in roots.dictionary.to_pylist()], pa.string())
+    place = compute.binary_join_element_wise(shown.take(roots.indices), table["name"], "/")
     member = compute.if_else(compute.equal(table["member"], ""), "", "!")
     uri = compute.binary_join_element_wise(place, member, table["member"], "")
     table = table.append_column("uri", uri)
@@ -75,8 +75,8 @@ def list_source(source: str, *, labels: str = "") -> pa.Table:
         ValueError: a list without a column of paths, or without the column of labels.
     """
     source = source.rstrip("/") or "/"
-    parent, _, name = source.rpartition("/")
-    above = Store(parent or ("/" if source.startswith("/") else "."))
+    parent, name = split_uri(source)
+    above = Store(parent)
     if name and not name.lower().endswith(".zarr") and above.exists(name):
         if name.lower().endswith(LIST_ENDINGS):
             return _table(read_list(above, name, labels), labels="")

@@ -16,7 +16,7 @@ from functools import lru_cache, partial
 from typing import IO, Any
 
 from preprocessing.source import Source, as_source
-from storage.fs import Store, StoreError
+from storage.fs import Store, StoreError, plain_uri
 from storage.local_files import pread_all
 
 SMALL_BYTES = 8 * 2**20
@@ -46,7 +46,7 @@ class RawFile:
     @property
     def uri(self) -> str:
         """The address that manifests, rejects and errors show."""
-        place = f"{self.root.rstrip('/')}/{self.name}"
+        place = f"{plain_uri(self.root)}/{self.name}"
         return f"{place}!{self.member}" if self.member else place
 
     @property

@@ -24,7 +24,7 @@ from storage import local_files, remote
 from storage.local_files import TEMPORARY
 from storage.remote import StoreError
 
-__all__ = ["Entry", "Store", "StoreError", "open_store"]
+__all__ = ["Entry", "Store", "StoreError", "open_store", "plain_uri", "split_uri"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Store:
             if local is not None:
                 return local.read_bytes()
             filesystem, place = self._place(path)
-            with filesystem.open_input_stream(place) as stream:
+            with filesystem.open_input_stream(place, compression=None) as stream:
                 return bytes(stream.read())
 
     def read_range(self, path: str, offset: int, size: int) -> bytes:
@@ -274,6 +274,20 @@ def open_store(uri: str | Path, *, writable: bool = True) -> Store:
             "another --store."
         )
     return Store(str(local))
+
+
+def split_uri(uri: str) -> tuple[str, str]:
+    """Return the folder above a path or URI, and its name there; options stay with the folder."""
+    place, mark, options = uri.partition("?") if "://" in uri else (uri, "", "")
+    above, _, name = place.rstrip("/").rpartition("/")
+    if not above:
+        above = "/" if place.startswith("/") else "."
+    return above + mark + options, name
+
+
+def plain_uri(uri: str) -> str:
+    """Return a path or URI without options, such as a file's address can begin with."""
+    return (uri.partition("?")[0] if "://" in uri else uri).rstrip("/")
 
 
 def _check_remote(uri: str) -> None:

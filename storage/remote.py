@@ -93,7 +93,7 @@ def _open_once(uri: str, _process: int) -> tuple[pafs.FileSystem, str]:
 def write_file(filesystem: pafs.FileSystem, place: str, data: bytes | mmap) -> None:
     """Write a file whole or not at all, replacing one that is there."""
     if filesystem.type_name in OBJECT_STORES:
-        with filesystem.open_output_stream(place) as stream:
+        with filesystem.open_output_stream(place, compression=None) as stream:
             stream.write(data)
         return
     temporary = _write_beside(filesystem, place, data)
@@ -126,7 +126,7 @@ def _write_beside(filesystem: pafs.FileSystem, place: str, data: bytes | mmap) -
     folder = place.rpartition("/")[0]
     temporary = f"{folder}/{TEMPORARY}{uuid.uuid4().hex}"
     filesystem.create_dir(folder, recursive=True)
-    with filesystem.open_output_stream(temporary) as stream:
+    with filesystem.open_output_stream(temporary, compression=None) as stream:
         stream.write(data)
     return temporary
 

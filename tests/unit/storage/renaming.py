@@ -50,13 +50,13 @@ class RenamesOntoNothing(pafs.FileSystemHandler):
         self.files.copy_file(src, dest)
 
     def open_input_stream(self, path: str) -> Any:
-        return self.files.open_input_stream(path)
+        return self.files.open_input_stream(path, compression=None)
 
     def open_input_file(self, path: str) -> Any:
         return self.files.open_input_file(path)
 
     def open_output_stream(self, path: str, metadata: Any) -> Any:
-        return self.files.open_output_stream(path)
+        return self.files.open_output_stream(path, compression=None)
 
     def open_append_stream(self, path: str, metadata: Any) -> Any:
         raise NotImplementedError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +47,15 @@ def test_files(store: Store) -> None:
     store.delete_tree("t")
     assert [e.path for e in store.list()] == ["a-c"]
     assert store.local_path("a") is None
+
+
+def test_names_say_nothing_of_the_bytes(store: Store) -> None:
+    """pyarrow would pack and unpack by the ending of a name."""
+    data = gzip.compress(b"0123456789")
+    for name in ("a.tar.gz", "b.bz2", "c.zst", "d.lz4"):
+        store.write(name, data)
+        assert (store.size(name), store.read(name)) == (len(data), data)
+        assert store.read_range(name, 3, 5) == data[3:8]
 
 
 def test_one_of_several_writers_wins(store: Store) -> None:
