@@ -57,6 +57,9 @@ def plan_clips(
 ) -> list[list[int]]:
     """Return the frame ids of consecutive clips that share no time.
 
+    A video that is shorter than a clip, but has two frames at the pace, is one clip whose last
+    frame stands still: its id is repeated.
+
     Args:
         frames: frames of a clip.
         stride: source frames between two clip frames; 1 if neither this nor `fps` is given.
@@ -65,7 +68,7 @@ def plan_clips(
             may pass the video's by a second, as rounded annotations do; it is cut.
 
     Raises:
-        DecodeError: too_short, if the video or one of the segments holds not one clip.
+        DecodeError: too_short, if the video is one frame, or a segment holds not one clip.
     """
     if stride is not None and fps is not None:
         raise ValueError(f"plan_clips: stride is {stride} and fps is {fps}; give one of them.")
@@ -80,6 +83,8 @@ def plan_clips(
             found = _clips_by_time(index, frames, fps, begin, min(end, duration))
         else:
             found = _clips_by_stride(index, frames, stride or 1, begin, end)
+        if not found and not segments:
+            found = _one_short_clip(index, frames, stride or 1, fps)
         if not found:
             pace = f"{fps} frames a second" if fps else f"stride {stride or 1}"
             where = f" from {begin} to {end} s" if segments else ""
@@ -90,6 +95,19 @@ def plan_clips(
             )
         clips += found
     return clips
+
+
+def _one_short_clip(
+    index: VideoIndex, frames: int, stride: int, fps: float | None
+) -> list[list[int]]:
+    """Return the clip of a video that ends before the clip does; none if nothing can move in it."""
+    single = [[i] for i in range(0, index.frames, stride)]
+    if fps is not None:
+        single = _clips_by_time(index, 1, fps, 0.0, index.duration)
+    ids = [i for (i,) in single]
+    if len(set(ids)) < 2:
+        return []
+    return [ids + ids[-1:] * (frames - len(ids))]
 
 
 def _check_segment(begin: float, end: float, duration: float) -> None:

@@ -88,10 +88,18 @@ def test_clips_follow_each_other_and_share_no_frame() -> None:
     assert plan_clips(index, frames=5, fps=5) == [[0, 5, 10, 15, 20]]
 
 
-def test_a_short_video_holds_no_clip() -> None:
-    with pytest.raises(DecodeError, match=r"30 frames in 1\.200 s hold no clip of 31") as caught:
-        plan_clips(probe_video(numbered_video(30)), frames=31)
+def test_a_short_video_stands_still_at_its_end_and_one_frame_is_too_short() -> None:
+    index = probe_video(numbered_video(5))
+    assert plan_clips(index, frames=8) == [[0, 1, 2, 3, 4, 4, 4, 4]]
+    assert plan_clips(index, frames=4, stride=2) == [[0, 2, 4, 4]]
+    assert plan_clips(index, frames=4, fps=12.5) == [[0, 2, 2, 2]]
+    assert plan_clips(index, frames=5) == [[0, 1, 2, 3, 4]]
+    message = r"5 frames in 0\.200 s hold no clip of 8 at stride 5"
+    with pytest.raises(DecodeError, match=message) as caught:
+        plan_clips(index, frames=8, stride=5)
     assert caught.value.reason_class == "too_short"
+    with pytest.raises(DecodeError, match=r"1 frames in .* hold no clip of 2"):
+        plan_clips(probe_video(numbered_video(1)), frames=2)
     with pytest.raises(ValueError, match="give one of them"):
         plan_clips(probe_video(numbered_video(30)), frames=3, stride=2, fps=3.0)
 
