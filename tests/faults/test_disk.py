@@ -47,12 +47,10 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
-    zygote = Zygote()
+def bench(zygote: Zygote) -> Iterator[Bench]:
     with TemporaryDirectory(prefix="faults-") as place:
         Path(place).chmod(0o755)
         yield Bench(Path(place), zygote)
-    zygote.close()
 
 
 def test_short_writes_give_the_same_bytes(bench: Bench) -> None:
@@ -111,14 +109,14 @@ def test_a_part_that_may_not_be_written_is_named(bench: Bench) -> None:
     bench.check(root)
 
 
-@pytest.mark.parametrize("at", [1, -1, 20, -20])
+@pytest.mark.parametrize("at", [1, -20])
 def test_a_clock_that_jumps_changes_nothing(bench: Bench, at: int) -> None:
     root = bench.fresh()
     assert bench.hurt(disk.with_a_clock_that_jumps, root, at).error == ""
     bench.check(root)
 
 
-@pytest.mark.parametrize("seconds", [0.5, 100.0])
+@pytest.mark.parametrize("seconds", [100.0])
 def test_slow_storage_is_waited_for(bench: Bench, seconds: float) -> None:
     """G10: no deadline is about how long a call that succeeds took."""
     root = bench.fresh()
@@ -133,7 +131,7 @@ def test_a_failing_read_of_an_input_is_no_reject(bench: Bench, large: bool) -> N
     root = bench.fresh()
     reads, _ = bench.hurt(disk.with_a_failing_read, root, 0, folder, large).result
     assert reads > 10
-    for at in {1, 2, reads // 2, reads - 3, reads}:
+    for at in (2, reads - 2):
         root = bench.fresh()
         done = bench.hurt(disk.with_a_failing_read, root, at, folder, large)
         assert "Input/output error" in done.error, at

@@ -56,8 +56,8 @@ def ingest_all(place: Path, raw: Path, executors: list[Executor]) -> dict[str, s
 class Line:
     """Raw files of all modalities, and the trees that one process makes of them."""
 
-    def __init__(self, place: Path) -> None:
-        self.place, self.zygote = place, Zygote()
+    def __init__(self, place: Path, zygote: Zygote) -> None:
+        self.place, self.zygote = place, zygote
         for name, kind in KINDS.items():
             kind.make(place / "raw" / name)
         self.wanted = self.run([Executor()])
@@ -70,11 +70,9 @@ class Line:
 
 
 @pytest.fixture(scope="module")
-def line() -> Iterator[Line]:
+def line(zygote: Zygote) -> Iterator[Line]:
     with TemporaryDirectory(prefix="reproducible-") as place:
-        made = Line(Path(place))
-        yield made
-        made.zygote.close()
+        yield Line(Path(place), zygote)
 
 
 def test_threads_change_no_byte(line: Line) -> None:

@@ -73,8 +73,7 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stages() -> Iterator[object]:
-    zygote = Zygote()
+def stages(zygote: Zygote) -> Iterator[object]:
     with TemporaryDirectory(prefix="torture-") as place:
 
         @cache
@@ -83,7 +82,6 @@ def stages() -> Iterator[object]:
             return Stage(name, Path(place) / name, zygote)
 
         yield stage
-    zygote.close()
 
 
 @pytest.mark.parametrize("name", SCENES)
