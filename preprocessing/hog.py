@@ -21,9 +21,10 @@ _Oriented = Callable[[NDArray[Any], NDArray[Any], int], tuple[NDArray[Any], NDAr
 
 _OFFSET = 1020
 "The largest Sobel difference of uint8 pixels: 4 * 255."
-_SHIFT = 11
-_STRIP = 12288
+_STRIP = 24576
 "Values that are binned at once."
+_REMAP_LIMIT = 32767
+"OpenCV looks up no picture with an edge of this or more."
 _FLOOR = 1e-12
 
 
@@ -55,9 +56,19 @@ def hog_cells(
     t, h, w, c = frames.shape
     sums = np.stack(parts) if parts else np.zeros((0, (h // cell) * (w // cell) * c * bins))
     histogram = sums.reshape(t, h // cell, w // cell, c, bins)
-    # Not einsum: the order of its sums, and so the last bit, depends on where the array lies.
-    norm = np.sqrt(np.square(histogram).sum(-1, keepdims=True))
-    return np.asarray(histogram / np.maximum(norm, _FLOOR), dtype=np.float32)
+    return _normalised(histogram)
+
+
+def _normalised(histogram: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return (..., bins) with L2 norm 1 over the bins."""
+    # Not einsum: the order of its sums, and so the last bit, depends on where the array lies. One
+    # bin at a time over all cells is four times as fast as a sum over the short last axis.
+    squares = np.square(histogram)
+    total = squares[..., 0].copy()
+    for one in range(1, histogram.shape[-1]):
+        total += squares[..., one]
+    norm = np.maximum(np.sqrt(total), _FLOOR)[..., None]
+    return np.divide(histogram, norm, out=squares).astype(np.float32)
 
 
 def hog_targets(
@@ -137,7 +148,8 @@ def _histograms(frame: NDArray[Any], cell: int, bins: int, window: int) -> NDArr
         bin_of, magnitude = oriented(gradients[0][strip], gradients[1][strip], bins)
         if weights is not None:
             magnitude = magnitude * weights[strip]
-        slots = bin_of + _first_slots(strip.stop - top, w, c, cell, bins)
+        slots = bin_of.astype(np.intp)
+        slots += _first_slots(strip.stop - top, w, c, cell, bins)
         total = (strip.stop - top) // cell * (w // cell) * c * bins
         parts.append(np.bincount(slots.ravel(), magnitude.ravel(), minlength=total))
     return np.concatenate(parts).astype(np.float64, copy=False)
@@ -172,24 +184,32 @@ def _oriented_uint8(
     dx: NDArray[np.int16], dy: NDArray[np.int16], bins: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     """Return the bins of `oriented_exact` by table, and magnitudes in float32."""
-    index = np.multiply(dx, 1 << _SHIFT, dtype=np.intp)
-    index += dy
-    index += (_OFFSET << _SHIFT) + _OFFSET
+    rows = dx.reshape(len(dx), -1) + np.int16(_OFFSET)
+    columns = dy.reshape(len(dy), -1) + np.int16(_OFFSET)
+    table = _bin_table(bins)
+    if max(rows.shape) < _REMAP_LIMIT:
+        # At whole numbers remap only looks up, three times as fast as an index of two arrays.
+        places = cv2.merge([columns, rows])
+        bin_of = np.asarray(cv2.remap(table, places, np.empty((0,)), cv2.INTER_NEAREST))
+    else:
+        bin_of = table[rows, columns]
     # Not cv2.magnitude: its last bit depends on where the arrays lie. These squares fit float32.
     x, y = dx.astype(np.float32), dy.astype(np.float32)
-    magnitude = np.sqrt(x * x + y * y)
-    return np.take(_bin_table(bins), index, mode="clip"), magnitude
+    np.multiply(x, x, out=x)
+    np.multiply(y, y, out=y)
+    np.add(x, y, out=x)
+    return bin_of.reshape(dx.shape).astype(np.uint8, copy=False), np.sqrt(x, out=x)
 
 
 @lru_cache(maxsize=4)
 def _bin_table(bins: int) -> NDArray[np.uint8]:
-    """Return the bin of every pair of differences, at `(dx + 1020) * 2048 + dy + 1020`."""
-    steps = np.arange(1 << _SHIFT, dtype=np.float64) - _OFFSET
-    table = np.empty((2 * _OFFSET + 1, 1 << _SHIFT), np.uint8)
+    """Return the bin of every pair of differences, at row `dx + 1020` and column `dy + 1020`."""
+    steps = np.arange(2 * _OFFSET + 1, dtype=np.float64) - _OFFSET
+    table = np.empty((2 * _OFFSET + 1, 2 * _OFFSET + 1), np.uint8)
     for row in range(len(table)):
         # Minus twice: cv2 differences run against ours. 0 - x, because -0.0 is another angle.
         table[row] = oriented_exact(np.full_like(steps, _OFFSET - row), 0 - steps, bins)[0]
-    return table.reshape(-1)
+    return table
 
 
 @lru_cache(maxsize=16)
