@@ -13,6 +13,7 @@ from pipelines.derive import derive
 from pipelines.executors import Executor
 from pipelines.gc import collect
 from pipelines.ingest import ingest
+from pipelines.repair import repair
 from pipelines.verify import verify
 from storage.fs import Store, open_store
 from storage.snapshots import SnapshotError, read_snapshot, snapshot_path
@@ -212,3 +213,19 @@ def test_in_a_bucket_age_decides(bucket: str, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(time, "time", lambda: now + 25 * 3600)
     assert collect(store)["removed"] == 2
     assert store.list() == []
+
+
+def test_in_a_bucket_a_dataset_is_kept_checked_and_repaired(bucket: str, tmp_path: Path) -> None:
+    store = open_store(bucket.replace("/store?", "/whole?"))
+    ingest(store, [str(make_images(tmp_path / "raw"))], "photos", spec(), DIRECT)
+    derive(store, "photos", {"hog": {}}, DIRECT)
+    before = {entry.path: store.read(entry.path) for entry in store.list()}
+    assert collect(store, older_than=0.0)["removed"] == 0
+    assert verify(store, "photos")["damaged"] == []
+    lost = [f"{part_of(store)}/{name}" for name in ("shard-000000.tar", "manifest.parquet")]
+    lost += [path for path in before if "/columns/" in path and path.endswith("0001.tar")]
+    for path in lost:
+        store.delete(path)
+    result = repair(store, "photos", DIRECT)
+    assert (result["damaged"], result["repaired"]) == ([], sorted(lost))
+    assert {entry.path: store.read(entry.path) for entry in store.list()} == before
