@@ -127,7 +127,9 @@ def _encode_field(
     metadata = _metadata(reader, kept, unit)
     tiles = ((b, reader.read(b)) for b in boxes) if small else rasters.read_tiles(reader, boxes)
     for box, (values, valid) in tiles:
-        shares = _shares(values, valid[kept], alive, cloud, spec)
+        shares = {"valid_share": 1.0}
+        if reader.masked or cloud is not None:
+            shares = _shares(values, valid[kept], alive, cloud, spec)
         if shares["valid_share"] < spec.min_valid:
             tally.invalid += 1
         elif shares.get("cloud_share", 0) > spec.max_cloud:
