@@ -78,9 +78,10 @@ def plan_again(
             )
     for base in _bases(snapshot, entry):
         known = known_inputs(store, base)
+        mine = files if had is not None else files.filter(compute.invert(known.knows(files)))
         for retry in (False, True):
-            task = Task(snapshot.dataset, spec, sources, base, retry, len(files))
-            plan = plan_files(files.combine_chunks(), known, task)
+            task = Task(snapshot.dataset, spec, sources, base, retry, len(mine))
+            plan = plan_files(mine.combine_chunks(), known, task)
             if plan.part == entry.part:
                 return plan
     raise RepairError(

@@ -174,6 +174,16 @@ def test_records_and_sources_that_are_both_gone_are_said(tmp_path: Path) -> None
     assert "its sources cannot be listed" in damaged[0]["detail"]
 
 
+def test_a_part_that_is_gone_as_a_whole_is_made_again(tmp_path: Path) -> None:
+    store = make_photos(tmp_path)
+    root, before = tmp_path / "store", tree_hash(tmp_path / "store")
+    snapshot = read_snapshot(store, "photos")
+    assert snapshot is not None
+    shutil.rmtree(root / part_path("photos", snapshot.parts[1].part))
+    assert repair(store, "photos", DIRECT)["damaged"] == []
+    assert tree_hash(root) == before
+
+
 def test_the_metadata_of_a_sample_are_checked_too(tmp_path: Path) -> None:
     store = make_photos(tmp_path)
     row = read_samples(store, "photos", 1)[0]
