@@ -97,6 +97,6 @@ def geotiff(
     place = {"crs": crs, "transform": from_origin(500000, 5700000, pixel, pixel)} if crs else {}
     profile = {"driver": "GTiff", "count": count, "height": height, "width": width}
     with MemoryFile() as memory:
-        with memory.open(**profile, dtype=array_CHW.dtype, **place, **options) as file:
+        with memory.open(**{**profile, **place, **options}, dtype=array_CHW.dtype) as file:
             file.write(array_CHW)
         return bytes(memory.read())

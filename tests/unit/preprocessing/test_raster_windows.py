@@ -20,7 +20,7 @@ from preprocessing.errors import DecodeError
 from preprocessing.raster_reader import RasterReader
 from preprocessing.raster_windows import read_tiles
 from preprocessing.source import Source, as_source
-from tests.unit.preprocessing.raw_media import geotiff, tiff
+from tests.unit.preprocessing.raw_media import geotiff, smooth, tiff
 
 SCENE = np.random.default_rng(0).integers(0, 3000, (3, 150, 170), np.uint16)
 SCENE[:, :40, :60] = 0
@@ -101,6 +101,21 @@ def field(form: str, options: dict[str, object]) -> bytes | None:
             array[1, 5] = np.nan
             return tiff(array, photometric="minisblack", **options)
     return tiff(STACK, photometric="minisblack", **options)
+
+
+@pytest.mark.parametrize("codec", ["jpeg", "jpeg2000", "webp", "packbits", "lzma"])
+def test_tiles_of_a_coloured_slide_do_not_depend_on_windows(codec: str) -> None:
+    data = tiff(smooth(100, 150), photometric="rgb", compression=codec, tile=(64, 64))
+    with rasters.open_tiff(data) as (reader,):
+        check_tiles(reader, 48, 0)
+
+
+def test_tiles_of_a_jpeg_2000_do_not_depend_on_windows() -> None:
+    blocks = {"blockxsize": 64, "blockysize": 64, "QUALITY": "100", "REVERSIBLE": "YES"}
+    data = geotiff(SCENE, driver="JP2OpenJPEG", **blocks)
+    assert np.array_equal(rasters.decode_geotiff(data).array, SCENE)
+    with rasters.open_geotiff(data) as (reader,):
+        check_tiles(reader, 48, 8)
 
 
 def test_a_window_is_what_rasterio_reads(tmp_path: Path) -> None:
