@@ -77,7 +77,8 @@ def bare_dis(frames: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return OpenCV's DIS medium of each frame and the one before, nothing else."""
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     gray = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    return np.stack([dis.calc(b, a, None) for a, b in zip(gray, gray[1:], strict=False)])
+    start = np.zeros((*gray[0].shape, 2), np.float32)
+    return np.stack([dis.calc(b, a, start.copy()) for a, b in pairwise(gray)])
 
 
 def decoded_flow(data: bytes) -> NDArray[np.float32]:

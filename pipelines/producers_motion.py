@@ -32,10 +32,9 @@ from preprocessing.flow import (
 )
 from preprocessing.mask_random import Grid
 from preprocessing.masks import MASK_SEED, MaskConfig, make_mask, visible_count
-from preprocessing.motion import motion_grid
+from preprocessing.motion import clip_motion
 from preprocessing.payloads import decode_payload
 from preprocessing.randomness import generator
-from preprocessing.video_codec import clip_vectors
 from preprocessing.views import View, view_flow
 
 CELLS_PER_PATCH = 2
@@ -84,7 +83,7 @@ def _check_flow(parameters: Parameters) -> Parameters:
 
 def _motion(stored: Stored, parameters: Parameters) -> NDArray[np.int16]:
     """Return (T, h, w, 2) int16: the mean codec vector of each cell, flow(j -> j-1)."""
-    return flow_to_int16(motion_grid(clip_vectors(stored.payload), parameters["cell"]))
+    return flow_to_int16(clip_motion(stored.payload, parameters["cell"]))
 
 
 def _check_motion(parameters: Parameters) -> Parameters:

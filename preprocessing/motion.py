@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preprocessing.flow import cell_means
+from preprocessing.video_codec import BLOCK, block_vectors, clip_vectors
 
 
 def motion_grid(dense: NDArray[np.float32], cell: int) -> NDArray[np.float32]:
@@ -25,6 +26,20 @@ def motion_grid(dense: NDArray[np.float32], cell: int) -> NDArray[np.float32]:
     if cell < 1:
         raise ValueError(f"motion.cell is {cell}; it must be 1 or more. 8 is usual.")
     return cell_means(np.nan_to_num(dense, nan=0.0), cell)
+
+
+def clip_motion(data: bytes, cell: int) -> NDArray[np.float32]:
+    """Return the mean codec vector of each cell of a stored clip: (T, ceil(H/cell), ceil(W/cell),
+    2) float32, px.
+
+    Raises:
+        DecodeError: the bytes are not a clip.
+    """
+    blocks, (height, width) = block_vectors(data)
+    if cell % BLOCK or height % BLOCK or width % BLOCK:
+        return motion_grid(clip_vectors(data), cell)
+    # The same means from a sixteenth of the values: vectors are quarters, so all sums are exact.
+    return motion_grid(blocks, cell // BLOCK)
 
 
 def own_motion(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

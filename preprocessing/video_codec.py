@@ -21,7 +21,7 @@ from preprocessing.video_probe import opened
 
 CRF = 20
 "constant rate factor of stored clips; lower is better and larger"
-_CELL = 4
+BLOCK = 4
 "edge of the finest block whose motion is told apart, in pixels"
 
 
@@ -113,6 +113,12 @@ def clip_vectors(data: bytes) -> NDArray[np.float32]:
     Raises:
         DecodeError: the bytes are not a clip.
     """
+    blocks, (height, width) = block_vectors(data)
+    return blocks.repeat(BLOCK, 1).repeat(BLOCK, 2)[:, :height, :width]
+
+
+def block_vectors(data: bytes) -> tuple[NDArray[np.float32], tuple[int, int]]:
+    """Return `clip_vectors` by blocks of 4 px, (T, ceil(H/4), ceil(W/4), 2), and (H, W)."""
     fields = []
     with opened(data, "mov") as (source, stream):
         stream.codec_context.flags2 |= Flags2.export_mvs
@@ -120,10 +126,11 @@ def clip_vectors(data: bytes) -> NDArray[np.float32]:
             side = frame.side_data.get("MOTION_VECTORS")
             intra = side is None or frame.pict_type == PictureType.I
             vectors = None if intra else side.to_ndarray()  # type: ignore[union-attr]
-            fields.append(rasterise_vectors(vectors, frame.height, frame.width))
+            fields.append(_blocks_of(vectors, frame.height, frame.width))
+            shape = frame.height, frame.width
     if not fields:
         raise DecodeError("no_frames", "clip without a frame")
-    return np.stack(fields)
+    return np.stack(fields), shape
 
 
 def rasterise_vectors(
@@ -133,16 +140,19 @@ def rasterise_vectors(
 
     Only vectors into the past (source -1) count. They cover whole blocks of 4 pixels.
     """
-    rows, columns = -(-height // _CELL), -(-width // _CELL)
-    cells = np.zeros((rows, columns, 2), np.float32)
+    dense = _blocks_of(vectors, height, width).repeat(BLOCK, 0).repeat(BLOCK, 1)
+    return dense[:height, :width]
+
+
+def _blocks_of(vectors: NDArray[np.void] | None, height: int, width: int) -> NDArray[np.float32]:
+    cells = np.zeros((-(-height // BLOCK), -(-width // BLOCK), 2), np.float32)
     if vectors is not None:
         past = vectors[vectors["source"] < 0]
         motion = np.stack([past["motion_x"], past["motion_y"]], -1) / past["motion_scale"][:, None]
         sizes = past["w"].astype(int) << 16 | past["h"]
         for size in np.unique(sizes):
             _fill_blocks(cells, past[sizes == size], motion[sizes == size])
-    dense = cells.repeat(_CELL, 0).repeat(_CELL, 1)
-    return dense[:height, :width]
+    return cells
 
 
 def _fill_blocks(
@@ -150,10 +160,10 @@ def _fill_blocks(
 ) -> None:
     """Write blocks of one size into the cells that they cover."""
     w, h = int(blocks["w"][0]), int(blocks["h"][0])
-    tops = (blocks["dst_y"].astype(int) - h // 2) // _CELL
-    lefts = (blocks["dst_x"].astype(int) - w // 2) // _CELL
-    for row in range(max(1, h // _CELL)):
-        for column in range(max(1, w // _CELL)):
+    tops = (blocks["dst_y"].astype(int) - h // 2) // BLOCK
+    lefts = (blocks["dst_x"].astype(int) - w // 2) // BLOCK
+    for row in range(max(1, h // BLOCK)):
+        for column in range(max(1, w // BLOCK)):
             y, x = tops + row, lefts + column
             inside = (y >= 0) & (x >= 0) & (y < cells.shape[0]) & (x < cells.shape[1])
             cells[y[inside], x[inside]] = motion[inside]
