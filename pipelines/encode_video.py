@@ -24,13 +24,7 @@ def encode_video(unit: Unit, source: Source, spec: IngestSpec) -> Iterator[NewSa
     """
     index = videos.probe_video(source)
     choice = videos.choose_decoder(source, index, spec.decoder)
-    clips = videos.plan_clips(
-        index,
-        frames=spec.frames,
-        stride=None if spec.fps else spec.stride,
-        fps=spec.fps or None,
-        segments=unit.files[0].segments or None,
-    )
+    clips = _plan(unit, index, spec)
     rate = spec.fps or index.fps / spec.stride
     read = {"fps": rate, "codec": index.codec, "decoder": choice.name}
     if choice.reason:
@@ -42,6 +36,25 @@ def encode_video(unit: Unit, source: Source, spec: IngestSpec) -> Iterator[NewSa
         sample = _clip_sample(frames, rate, place | read)
         del frames  # or the next clip is decoded beside this one
         yield sample
+
+
+def count_clips(unit: Unit, source: Source, spec: IngestSpec) -> int:
+    """Return how many clips a video gives if it decodes whole; no frame is decoded.
+
+    Raises:
+        DecodeError: no clip fits, or the file is no video.
+    """
+    return len(_plan(unit, videos.probe_video(source), spec))
+
+
+def _plan(unit: Unit, index: videos.VideoIndex, spec: IngestSpec) -> list[list[int]]:
+    return videos.plan_clips(
+        index,
+        frames=spec.frames,
+        stride=None if spec.fps else spec.stride,
+        fps=spec.fps or None,
+        segments=unit.files[0].segments or None,
+    )
 
 
 def _clip_sample(frames: NDArray[np.uint8], rate: float, metadata: dict[str, object]) -> NewSample:

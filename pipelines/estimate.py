@@ -87,7 +87,7 @@ def estimate(
     Args:
         workers: processes that the ingest would have; the time is divided by them.
         units: how many units the probe encodes at most.
-        seconds: how long it may take.
+        seconds: how long it may take; half as long again to count the clips of more videos.
         seed: which units are taken.
 
     Returns:
@@ -107,9 +107,14 @@ def estimate(
     sizes = np.maximum(listing["size"].to_numpy(), 0)[grouped.rows].sum(axis=1)
     began = time.monotonic()
     probes = _probe(listing, grouped, sizes, spec, _Budget(units, began + seconds), seed, progress)
-    spread = _Spread.of(np.sort(sizes), probes)
+    if spec.modality == "video":
+        deadline = time.monotonic() + seconds / 2
+        counted = _count_clips(listing, grouped, sizes, spec, probes, deadline)
+    else:
+        counted = probes
+    spread = _Spread.of(np.sort(sizes), counted)
     named = [(r["uri"], r["reason_class"], r["detail"]) for r in refused.to_pylist()]
-    named += [reject for probe in probes for reject in probe.rejects]
+    named += [reject for probe in counted for reject in probe.rejects]
     width = grouped.rows.shape[1]
     encode, hashing = spread.total("encode_seconds"), spread.total("hash_seconds")
     shards = _shards(sizes, spread, spec)
@@ -204,6 +209,50 @@ def _measure(unit: Unit, place: int, spec: IngestSpec, budget: _Budget) -> Probe
         return Probe(place, raw, encode_seconds=time.process_time() - began, rejects=rejects)
     took = time.process_time() - hashed
     return Probe(place, raw, samples, payload, packed, took, hashed - began)
+
+
+def _count_clips(
+    listing: pa.Table,
+    grouped: Units,
+    sizes: NDArray[np.int64],
+    spec: IngestSpec,
+    probes: list[Probe],
+    deadline: float,
+) -> list[Probe]:
+    """Count the clips of more videos by their packets, as videos of one size differ much in
+    length; what a clip costs is that of the encoded ones."""
+    by_size = np.argsort(sizes, kind="stable")
+    known = {probe.place: probe for probe in probes}
+    for place in _places(len(by_size), len(by_size), 0):
+        if time.monotonic() > deadline:
+            break
+        if place not in known:
+            unit = _unit_at(listing, grouped, int(by_size[place]))
+            known[place] = _counted(unit, place, spec, probes)
+    return [known[place] for place in sorted(known)]
+
+
+def _counted(unit: Unit, place: int, spec: IngestSpec, probes: list[Probe]) -> Probe:
+    """Return what a video would give, from the number of its clips."""
+    from pipelines.encode_video import count_clips
+
+    file = unit.files[0]
+    try:
+        with opened(file) as source:
+            clips = count_clips(unit, source, spec)
+    except (DecodeError, OSError) as error:
+        return Probe(place, file.size, rejects=((file.uri, *_reason(error)),))
+    encoded = max(sum(probe.samples for probe in probes), 1)
+    share, bytes_share = clips / encoded, file.size / max(sum(p.raw for p in probes), 1)
+    return Probe(
+        place,
+        file.size,
+        clips,
+        round(share * sum(probe.payload for probe in probes)),
+        round(share * sum(probe.packed for probe in probes)),
+        share * sum(probe.encode_seconds for probe in probes),
+        bytes_share * sum(probe.hash_seconds for probe in probes),
+    )
 
 
 def _reason(error: DecodeError | OSError) -> tuple[str, str]:

@@ -54,6 +54,19 @@ def test_a_full_probe_is_exact(
     assert told["seconds"] > 0
 
 
+def test_clips_are_counted_by_packets_where_encoding_takes_too_long(tmp_path: Path) -> None:
+    for frames in (8, 20, 40):
+        make_videos(tmp_path / "raw" / str(frames), count=2, frames=frames)
+    wanted = spec(modality="video", frames=8, resize=32)
+    told = estimate([str(tmp_path / "raw")], wanted, units=2)
+    done = ingest(
+        open_store(tmp_path / "store"), [str(tmp_path / "raw")], "set", wanted, Executor()
+    )
+    assert told["probed"]["units"] == 2
+    assert told["samples"] == done["samples"] == 2 * (1 + 2 + 5)
+    assert told["bytes"] == pytest.approx(done["bytes"], rel=0.2)
+
+
 def test_what_would_be_refused_is_said_by_class(tmp_path: Path) -> None:
     raw = make_images(tmp_path / "raw", count=6)
     (raw / "text.jpg").write_text("not a picture")
