@@ -1,26 +1,31 @@
 """Rows become a batch: bytes read and verified, decoded, seen under a view, masked, joined with
 targets.
 
-Both feeds call `BatchBuilder.build` with the same places and epoch; every random choice is keyed
-by (seed,
-epoch, sample, purpose), so who calls it, and when, cannot change a batch.
+Both feeds build with the same places and epoch; every random choice is keyed by (seed, epoch,
+sample, purpose), so who calls it, and when, cannot change a batch.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
+import torch.utils.data
 from numpy.typing import NDArray
 
 from pipelines.column_codec import unpack_array
 from pipelines.keys import sample_id
 from pipelines.producers import VIEW_SEED, channels_first, spatial_shape
 from pipelines.producers_motion import CELLS_PER_PATCH, seen_motion
-from pipelines.rows import ShardRows, place_of
+from pipelines.rows import Row, ShardRows, place_of, shard_sizes
+from pipelines.stalls import Clock
 from pipelines.stream import STREAM_TARGETS, StreamConfig
 from preprocessing.bits import unpack_mask
 from preprocessing.errors import DecodeError
@@ -33,10 +38,24 @@ from preprocessing.randomness import generator
 from preprocessing.targets import TargetConfig, patch_values, target_from_pixels
 from preprocessing.views import View, apply_view, draw_view
 from storage.fs import Store
-from storage.shards import ShardReader
+from storage.shards import ShardError, ShardReader
 
 Batch = dict[str, Any]
 Arrays = dict[str, Any]
+Place = tuple[int, int]
+
+
+class About(NamedTuple):
+    """What travels with a batch and is no part of it."""
+
+    seconds: dict[str, float]
+    "of building, by stage"
+    failed: list[tuple[str, str]]
+    "key and error of the samples that were replaced"
+    replaced: int
+    "how many samples of the batch are substitutes"
+    done: float
+    "when it was finished, by the machine's monotonic clock"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +63,11 @@ class Seen:
     """A sample as a batch sees it: what its targets are made from."""
 
     stored: NDArray[Any]
-    "all of it, decoded"
+    "decoded: all of it where a target needs it, else the bands that are seen"
     pixels: NDArray[Any]
     "under the view"
     view: View
-    fields: dict[str, Any]
+    fields: Mapping[str, Any]
     epoch: int
 
 
@@ -61,50 +80,83 @@ class BatchBuilder:
         self.store_uri, self.stream, self.rows, self.labelled = store_uri, stream, rows, labelled
         self.columns = stream.needed_columns()
         self._readers: dict[str, ShardReader] = {}
+        self._ends = np.cumsum(shard_sizes(rows))
+        self._clock = Clock()
+        self._failed: list[tuple[str, str]] = []
+        self._substitutes = 0
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_readers": {}}
 
-    def build(self, places: list[tuple[int, int]], epoch: int) -> Batch:
+    def build(self, places: list[Place], epoch: int) -> Batch:
         """Return the batch of the samples at `places` ((shard, row) pairs) as seen in `epoch`."""
-        rows = [self._row(shard, row) for shard, row in places]
-        samples = [
-            self._sample(shard, row, fields, epoch)
-            for (shard, row), fields in zip(places, rows, strict=True)
-        ]
-        batch: Batch = {
+        return self.build_told(places, epoch)[0]
+
+    def build_told(self, places: list[Place], epoch: int) -> tuple[Batch, About]:
+        """Return a batch and what is to be told about it: seconds by stage, samples that failed.
+
+        Raises:
+            ShardError, DecodeError: a sample is damaged, and the stream allows no failures.
+        """
+        self._clock, self._failed, self._substitutes = Clock(), [], 0
+        pixels, samples, rows = Pixels(len(places)), [], []
+        for place in places:
+            arrays, fields = self._replaced(place, epoch)
+            pixels.put(len(samples), arrays.pop("pixels"), fields["ext"])
+            samples.append(arrays)
+            rows.append(fields)
+        batch: Batch = {"pixels": pixels.tensor} | {
             name: torch.from_numpy(np.stack([sample[name] for sample in samples]))
             for name in samples[0]
         }
         if self.labelled:
             for name in ("label", "split", "key"):
                 batch[name] = [row[name] for row in rows]
-        return batch
+        self._clock.lap("join")
+        about = About(self._clock.seconds, self._failed, self._substitutes, time.perf_counter())
+        return batch, about
 
-    def _row(self, shard: int, row: int) -> dict[str, Any]:
-        return self.rows[shard].table.slice(row, 1).to_pylist()[0]  # type: ignore[no-any-return]
+    def _replaced(self, place: Place, epoch: int) -> tuple[Arrays, Row]:
+        """Return a sample, or the substitute of one that fails.
 
-    def _sample(self, shard: int, row: int, fields: dict[str, Any], epoch: int) -> Arrays:
+        The substitute is drawn by (seed, epoch, sample) from all samples, so it is the same on
+        every rank, in every worker and at every resume.
+        """
+        intended, fields = None, self.rows[place[0]].row(place[1])
+        while True:
+            try:
+                return self._sample(*place, fields, epoch), fields
+            except (ShardError, DecodeError) as error:
+                if intended is None:
+                    intended = sample_id(fields["key"])
+                    self._substitutes += 1
+                    draws = generator(self.stream.seed, epoch, intended, "substitute")
+                self._failed.append((fields["key"], str(error)))
+                if len({key for key, _ in self._failed}) > self.stream.failures:
+                    raise
+            place = self._place_on_line(int(draws.integers(self._ends[-1])))
+            fields = self.rows[place[0]].row(place[1])
+
+    def _place_on_line(self, line: int) -> Place:
+        shard = int(np.searchsorted(self._ends, line, side="right"))
+        return shard, line - (int(self._ends[shard - 1]) if shard else 0)
+
+    def _sample(self, shard: int, row: int, fields: Row, epoch: int) -> Arrays:
         where = f"{self.stream.dataset}/{self.rows[shard].shard}, sample {fields['key']}"
+        self._clock.lap("join")
         payload = self._read(f"{self.rows[shard].folder}/{self.rows[shard].shard}", fields, where)
-        try:
-            stored = decode_payload(fields["ext"], payload)
-        except DecodeError as error:
-            raise DecodeError(error.reason_class, f"{where}: {error.detail}") from error
-        if stored.ndim == 4:
-            stored = stored[:: self.stream.stride]
+        stored, chosen = self._decoded(payload, fields, where)
         sample = sample_id(fields["key"])
-        view = self._view(spatial_shape(stored, fields["ext"]), sample, epoch)
-        chosen = self._select_bands(stored, fields, where)
+        view = self._view(spatial_shape(chosen, fields["ext"]), sample, epoch)
         pixels = apply_view(chosen, view, channels_first=channels_first(fields["ext"]))
-        arrays: Arrays = {
-            "pixels": to_channels_first(pixels, fields["ext"]),
-            "sample": np.int64(sample),
-        }
+        self._clock.lap("decode")
+        arrays: Arrays = {"pixels": pixels, "sample": np.int64(sample)}
         if self.labelled:
             return arrays
         derived = {name: self._column(shard, row, name) for name in self.columns}
+        self._clock.lap("join")
         arrays |= self._tokens(self.grid(chosen), derived, view, sample, epoch)
+        self._clock.lap("mask")
         seen = Seen(stored, pixels, view, fields, epoch)
         return arrays | {
             f"targets.{target.kind}": self._target(target, seen, derived)
@@ -112,25 +164,42 @@ class BatchBuilder:
             if target.kind in STREAM_TARGETS
         }
 
-    def _read(self, path: str, fields: dict[str, Any], where: str) -> bytes:
+    def _read(self, path: str, fields: Mapping[str, Any], where: str) -> bytes:
         reader = self._readers.get(path)
         if reader is None:
             reader = self._readers[path] = ShardReader(Store(self.store_uri), path, where)
             while len(self._readers) > 64:
                 self._readers.pop(next(iter(self._readers))).close()
-        return reader.read(*place_of(fields), fields["key"])
+        reader.where, before = where, reader.verifying
+        data = reader.read(*place_of(fields), fields["key"])
+        self._clock.lap("read")
+        self._clock.move(reader.verifying - before, "read", "verify")
+        return data
+
+    def _decoded(
+        self, payload: bytes, fields: Mapping[str, Any], where: str
+    ) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return what is stored, as far as this stream reads it, and the bands that are seen."""
+        names = self._bands(fields, where)
+        everything = names is None or any(t.kind == "ndi" for t in self.stream.targets)
+        try:
+            stored = decode_payload(fields["ext"], payload, None if everything else names)
+        except DecodeError as error:
+            raise DecodeError(error.reason_class, f"{where}: {error.detail}") from error
+        if stored.ndim == 4:
+            stored = stored[:: self.stream.stride]
+        return stored, stored if names is None or not everything else stored[names]
 
     def _view(self, shape: tuple[int, int], sample: int, epoch: int) -> View:
         frozen = self.stream.frozen_views
         entropy = (VIEW_SEED, epoch % frozen) if frozen else (self.stream.seed, epoch)
         return draw_view(self.stream.view, *shape, generator(*entropy, sample, "view"))
 
-    def _select_bands(
-        self, stored: NDArray[np.generic], fields: dict[str, Any], where: str
-    ) -> NDArray[np.generic]:
+    def _bands(self, fields: Mapping[str, Any], where: str) -> list[int] | None:
+        """Return the numbers of the channels that are asked for; None takes all."""
         wanted = self.stream.bands or tuple(name for group in self.stream.groups for name in group)
         if not wanted or not channels_first(fields["ext"]):
-            return stored
+            return None
         names = json.loads(fields["metadata"]).get("channels") or []
         missing = [name for name in wanted if name not in names]
         if missing:
@@ -138,11 +207,10 @@ class BatchBuilder:
                 f"{where}: has the channels {names}, the recipe wants {', '.join(missing)} too. "
                 "Change data.bands or model.groups, or ingest with --channels to name them."
             )
-        return stored[[names.index(name) for name in wanted]]
+        return [names.index(name) for name in wanted]
 
     def _column(self, shard: int, row: int, name: str) -> NDArray[np.generic]:
-        path, index = self.rows[shard].columns[name]
-        fields = index.slice(row, 1).to_pylist()[0]
+        path, fields = self.rows[shard].columns[name][0], self.rows[shard].column_row(name, row)
         return unpack_array(self._read(path, fields, f"{path}, sample {fields['key']}"))
 
     def grid(self, stored: NDArray[np.generic]) -> tuple[int, int, int]:
@@ -198,15 +266,50 @@ class BatchBuilder:
         return patch_values(viewed, self.stream.patch)
 
 
-def to_channels_first(pixels: NDArray[np.generic], ext: str) -> NDArray[np.generic]:
-    """Return pixels as the trainer takes them: (C, H, W) or (C, T, H, W); uint8, or finite
-    float32."""
+class Pixels:
+    """The pixels of a batch, each sample written where it belongs; shared memory in a worker."""
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self.tensor = torch.empty(0)
+        self._array: NDArray[Any] | None = None
+
+    def put(self, number: int, pixels: NDArray[Any], ext: str) -> None:
+        """Write a sample's pixels, channels first.
+
+        Raises:
+            ValueError: they have another shape than those before.
+        """
+        first = _channels_first(pixels, ext)
+        if self._array is None:
+            dtype = torch.uint8 if pixels.dtype == np.uint8 else torch.float32
+            self.tensor = empty_batch((self.samples, *first.shape), dtype)
+            self._array = self.tensor.numpy()
+        if first.shape != self._array.shape[1:]:
+            raise ValueError(
+                f"batch: sample {number} has the shape {first.shape}, those before "
+                f"{self._array.shape[1:]}. One batch holds samples of one shape; choose data.bands."
+            )
+        target = self._array[number]
+        if pixels.dtype == np.uint8 and pixels.ndim == 3 and first is not pixels:
+            cv2.split(pixels, list(target))  # a fifth of the time of numpy's transposed copy
+        else:
+            target[...] = first
+        if target.dtype != np.uint8:
+            np.nan_to_num(target, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _channels_first(pixels: NDArray[Any], ext: str) -> NDArray[Any]:
+    """Return pixels as (C, H, W) or (C, T, H, W), without a copy."""
     if channels_first(ext):
-        array = pixels
-    elif pixels.ndim == 4:
-        array = pixels.transpose(3, 0, 1, 2)
-    else:
-        array = pixels.transpose(2, 0, 1)
-    if array.dtype != np.uint8:
-        array = np.nan_to_num(array.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-    return np.ascontiguousarray(array)
+        return pixels
+    return pixels.transpose(3, 0, 1, 2) if pixels.ndim == 4 else pixels.transpose(2, 0, 1)
+
+
+def empty_batch(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Return an empty tensor; in a DataLoader's worker one that is sent without a copy."""
+    if torch.utils.data.get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype)
+    one = torch.empty(0, dtype=dtype)
+    storage = one._typed_storage()._new_shared(math.prod(shape), device=one.device)
+    return one.new(storage).view(shape)

@@ -1,13 +1,13 @@
 """The local feed: global batches of a run, in order, from positional reads of shards and sidecars.
 
 The state of a stream is one integer, the global batch that comes next. Workers only compute
-batches sooner;
-neither their number nor the number of ranks changes any batch.
+batches sooner; neither their number nor the number of ranks changes any batch.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Protocol
@@ -17,10 +17,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines.artefacts import resolve_all
-from pipelines.batch import Batch, BatchBuilder
+from pipelines.audit import Audit
+from pipelines.batch import About, Batch, BatchBuilder
 from pipelines.catalog import open_snapshot
 from pipelines.order import Order, default_lanes, remainder
 from pipelines.rows import ShardRows, read_rows, shard_sizes
+from pipelines.stalls import Stalls
 from pipelines.stream import StreamConfig
 from pipelines.worker import use_one_thread
 from preprocessing.masks import MaskConfig
@@ -34,15 +36,18 @@ WORKER_SECONDS = 600
 "Deadline for a batch from a worker."
 
 
-class Source(Protocol):
-    """What a feed passes on: batches, as often as it is asked."""
+Told = tuple[Batch, About]
 
-    def __iter__(self) -> Iterator[Batch]: ...
+
+class Source(Protocol):
+    """What a feed passes on: batches and what is told about each, as often as it is asked."""
+
+    def __iter__(self) -> Iterator[Told]: ...
 
     def __len__(self) -> int: ...
 
 
-class _Batches(Dataset[Batch]):
+class _Batches(Dataset[Told]):
     """This rank's share of global batches, by their number."""
 
     def __init__(
@@ -54,13 +59,13 @@ class _Batches(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> Told:
         number = self.numbers[index]
         places = self.order.batch(number, rank=self.rank, ranks=self.ranks)
-        return self.builder.build(places, self.order.epoch_of(number))
+        return self.builder.build_told(places, self.order.epoch_of(number))
 
 
-class _Chunks(Dataset[Batch]):
+class _Chunks(Dataset[Told]):
     """All samples in stored order, cut into batches; the last one may be short."""
 
     def __init__(self, builder: BatchBuilder, places: list[tuple[int, int]], batch: int) -> None:
@@ -69,14 +74,18 @@ class _Chunks(Dataset[Batch]):
     def __len__(self) -> int:
         return -(-len(self.places) // self.batch)
 
-    def __getitem__(self, index: int) -> Batch:
+    def __getitem__(self, index: int) -> Told:
         chosen = self.places[index * self.batch : (index + 1) * self.batch]
-        return self.builder.build(chosen, HELDOUT_EPOCH)
+        return self.builder.build_told(chosen, HELDOUT_EPOCH)
 
 
 def _start_worker(_: int) -> None:
     use_one_thread()
     torch.set_num_threads(1)
+
+
+class TooManyFailures(RuntimeError):
+    """More samples failed than the stream allows."""
 
 
 class Feed:
@@ -91,9 +100,37 @@ class Feed:
         self.fingerprints: dict[str, Any] = about["fingerprints"]
         self.stats: dict[str, list[float]] = about["stats"]
         self.channels: list[str] = about["channels"]
+        self.audit: Audit | None = about.get("audit")
+        "the proofs of the epochs that this feed has finished"
+        self.stalls = Stalls(about.get("workers", 0))
+        self.failed: dict[str, str] = {}
+        "key and error of each sample that failed and was replaced"
+        self._failures: int = about.get("failures", 0)
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self._source)
+        source, began = iter(self._source), time.perf_counter()
+        while True:
+            asked = time.perf_counter()
+            told = next(source, None)
+            if told is None:
+                return
+            batch, about = told
+            came = time.perf_counter()
+            self.stalls.add(asked, came, about.done, about.seconds)
+            self.stalls.seconds = came - began
+            self._count_failures(about)
+            if self.audit is not None:
+                self.audit.add(batch["sample"].numpy(), about.replaced)
+            yield batch
+
+    def _count_failures(self, about: About) -> None:
+        self.failed.update(about.failed)
+        if len(self.failed) > self._failures:
+            key, error = next(reversed(self.failed.items()))
+            raise TooManyFailures(
+                f"{len(self.failed)} samples failed, data.failures allows {self._failures}; the "
+                f"last was {key}: {error}"
+            )
 
     def __len__(self) -> int:
         return len(self._source)
@@ -104,7 +141,7 @@ class Feed:
             self._source._iterator = None
 
 
-def _load(batches: Dataset[Batch], workers: int) -> DataLoader[Batch]:
+def _load(batches: Dataset[Told], workers: int) -> DataLoader[Told]:
     """Return a loader of whole batches, in order.
 
     Workers come from a fork server: a plain fork would copy the locks of OpenCV's and Arrow's
@@ -156,6 +193,9 @@ def open_feed(
         **_about(store, snapshot, stream),
         "batches_per_epoch": order.batches_per_epoch,
         "remainder": remainder(order.samples, stream.order),
+        "audit": Audit(order, rows, start, (rank, ranks)),
+        "workers": workers,
+        "failures": stream.failures,
     }
     builder = BatchBuilder(store.uri, stream, rows)
     if kind == "ray":

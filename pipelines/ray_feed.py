@@ -2,12 +2,12 @@
 stream a rank.
 
 `streaming_split` hands rows to whoever asks, so the order would depend on timing. Here every block
-is one batch
-description and order is preserved, so the stream is the local one, whoever computed it.
+is one batch description and order is preserved, so the stream is the local one, whoever computes.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import threading
@@ -19,12 +19,13 @@ import ray
 import torch
 from ray.data import DataContext
 
-from pipelines.batch import Batch, BatchBuilder
+from pipelines.batch import About, Batch, BatchBuilder
 from pipelines.order import Order
 from pipelines.ray_jobs import start_ray
 from pipelines.worker import use_one_thread
 
 Row = dict[str, Any]
+Told = tuple[Batch, About]
 FIRST_BATCH_SECONDS = 300.0
 "Deadline of the first batch; a cluster without room for readers would otherwise wait for ever."
 ACTOR_CPUS = 0.5
@@ -41,8 +42,9 @@ class _Builder:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         places = list(zip(row["shards"], row["rows"], strict=True))
-        batch = self.builder.build(places, int(row["epoch"]))
-        return {"number": row["number"], **{name: value.numpy() for name, value in batch.items()}}
+        batch, about = self.builder.build_told(places, int(row["epoch"]))
+        arrays = {name: value.numpy() for name, value in batch.items()}
+        return {"number": row["number"], "about": json.dumps(about), **arrays}
 
 
 class RayStream:
@@ -62,13 +64,13 @@ class RayStream:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Told]:
         start_ray(os.environ.get("RAY_ADDRESS", ""))
         check_room(self.actors)
         for begin in range(0, len(self.numbers), WINDOW):
             yield from self._window(self.numbers[begin : begin + WINDOW], first=begin == 0)
 
-    def _window(self, numbers: range, first: bool) -> Iterator[Batch]:
+    def _window(self, numbers: range, first: bool) -> Iterator[Told]:
         rank, ranks = self.place
         context = DataContext.get_current()
         context.execution_options.preserve_order = True
@@ -90,7 +92,10 @@ class RayStream:
                 raise RuntimeError(
                     f"ray feed: got another batch than {number}. The order was lost; report this."
                 )
-            yield {name: torch.from_numpy(np.array(value)) for name, value in row.items()}
+            about = About(*json.loads(row.pop("about")))
+            batch = {name: torch.from_numpy(np.array(value)) for name, value in row.items()}
+            # Actors on other machines have another clock: nothing is said of the way here.
+            yield batch, about._replace(done=0.0)
 
     def _describe(self, number: int, rank: int, ranks: int) -> dict[str, Any]:
         places = self.order.batch(number, rank=rank, ranks=ranks)

@@ -3,8 +3,8 @@ columns."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,42 @@ class ShardRows:
     "manifest rows of the split"
     columns: dict[str, tuple[str, pa.Table]]
     "for each column: the path of its sidecar and the index rows, aligned with `table`"
+    _arrays: dict[str, dict[str, pa.Array]] = field(default_factory=dict, repr=False)
+
+    def row(self, number: int) -> Row:
+        """Return the manifest row of a sample."""
+        return Row(self._arrays_of("", self.table), number)
+
+    def column_row(self, name: str, number: int) -> Row:
+        """Return the index row of a sample in a column."""
+        return Row(self._arrays_of(name, self.columns[name][1]), number)
+
+    def _arrays_of(self, name: str, table: pa.Table) -> dict[str, pa.Array]:
+        """Return the columns of a table; asking the table for each takes longer than the read."""
+        arrays = self._arrays.get(name)
+        if arrays is None:
+            whole = table.combine_chunks()
+            arrays = {n: whole[n].chunk(0) for n in table.column_names}
+            self._arrays[name] = arrays
+        return arrays
+
+
+class Row(Mapping[str, Any]):
+    """One row of a table; a value becomes a Python object when it is asked for."""
+
+    __slots__ = ("_arrays", "_number")
+
+    def __init__(self, arrays: Mapping[str, pa.Array], number: int) -> None:
+        self._arrays, self._number = arrays, number
+
+    def __getitem__(self, name: str) -> Any:
+        return self._arrays[name][self._number].as_py()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._arrays)
+
+    def __len__(self) -> int:
+        return len(self._arrays)
 
 
 def read_rows(

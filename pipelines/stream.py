@@ -52,6 +52,9 @@ class StreamConfig:
 
     stride: int = 1
     "of a stored clip, take every so many-th frame"
+    failures: int = 0
+    """samples that may fail while training (a checksum, a decoder), each replaced by a substitute
+    that seed, epoch and sample fix; one more ends the run"""
 
     def __post_init__(self) -> None:
         if self.view.size % self.patch:
@@ -62,6 +65,8 @@ class StreamConfig:
             )
         if self.stride < 1:
             raise ValueError(f"data.stride is {self.stride}; it must be 1 or more.")
+        if self.failures < 0:
+            raise ValueError(f"data.failures is {self.failures}; it must be 0 or more.")
         for target in self.targets:
             self._check_target(target)
 

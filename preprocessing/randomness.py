@@ -8,6 +8,8 @@ that cannot meet before 2**128 draws, however alike the numbers are.
 from __future__ import annotations
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
+from numpy.typing import NDArray
 
 PURPOSES = {
     "view": 1,
@@ -45,4 +47,15 @@ def generator(seed: int, epoch: int, sample: int, purpose: str) -> np.random.Gen
         )
     key = np.array([int(seed) & _WORD, PURPOSES[purpose]], dtype=np.uint64)
     counter = np.array([0, 0, int(epoch) & _WORD, int(sample) & _WORD], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+    return np.random.Generator(np.random.Philox(_Key(key), counter=counter))  # type: ignore[arg-type]
+
+
+class _Key(ISeedSequence):
+    """Hands Philox its key as it is; `Philox(key=…)` would ask the system for entropy first."""
+
+    def __init__(self, key: NDArray[np.uint64]) -> None:
+        self.key = key
+
+    def generate_state(self, n_words: int, dtype: object = np.uint32) -> NDArray[np.uint64]:
+        """Return the key."""
+        return self.key

@@ -1,0 +1,90 @@
+"""Where the time of batches goes: what a trainer waited for, and what would help."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+STAGES = ("read", "verify", "decode", "mask", "join")
+"what the building of a batch is split into; views count as decode, columns and targets as join"
+
+
+class Clock:
+    """Adds the time between laps to the stage that each lap ends; 0.2 us a lap."""
+
+    __slots__ = ("_last", "seconds")
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """End a stage."""
+        now = time.perf_counter()
+        self.seconds[stage] += now - self._last
+        self._last = now
+
+    def move(self, seconds: float, source: str, target: str) -> None:
+        """Move a part of one stage to another, as where a reader tells its own time."""
+        self.seconds[source] -= seconds
+        self.seconds[target] += seconds
+
+
+@dataclass(slots=True)
+class Stalls:
+    """What a consumer of batches waited for, since the feed was opened."""
+
+    workers: int
+    waited: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys((*STAGES, "transfer"), 0.0)
+    )
+    "seconds that the consumer stood still, by what it stood still for"
+    built: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    "seconds of building, wherever that was done"
+    seconds: float = 0.0
+    "since the first batch was asked for"
+    batches: int = 0
+
+    def add(self, asked: float, came: float, done: float, built: Mapping[str, float]) -> None:
+        """Count one batch.
+
+        Args:
+            asked, came: when the consumer began and ceased to wait.
+            done: when the batch was finished, in whatever process of this machine.
+            built: seconds of each stage of its building.
+        """
+        handed = min(max(asked, done), came)
+        total = sum(built.values()) or 1.0
+        for stage, seconds in built.items():
+            self.built[stage] += seconds
+            self.waited[stage] += (handed - asked) * seconds / total
+        self.waited["transfer"] += came - handed
+        self.batches += 1
+
+    def summary(self) -> dict[str, object]:
+        """Return seconds waited in all and by stage, and the advice."""
+        return {
+            "batches": self.batches,
+            "seconds": self.seconds,
+            "waited": sum(self.waited.values()),
+            **{f"waited_{stage}": seconds for stage, seconds in self.waited.items()},
+            "advice": self.advice(),
+        }
+
+    def advice(self) -> str:
+        """Return one sentence: who waits for whom, and what would change it."""
+        waited = sum(self.waited.values())
+        if not self.batches or waited < 0.05 * self.seconds:
+            share = waited / self.seconds if self.seconds else 0.0
+            return f"step-bound: {share:.0%} of the time is spent waiting for data."
+        worst = max(self.waited, key=lambda stage: self.waited[stage])
+        found = f"{worst}-bound: {waited / self.seconds:.0%} of the time is spent waiting for data"
+        if worst == "transfer":
+            return f"{found}; batches are ready but slow to arrive: use fewer or no workers."
+        steps = max(self.seconds - waited, 1e-9)
+        needed = -(-sum(self.built.values()) // steps)
+        if needed > self.workers:
+            more = int(needed) - self.workers
+            return f"{found}; {more} more worker{'s' * (more > 1)} would hide it."
+        return f"{found}; batches come unevenly: look at slow storage or larger blocks."
