@@ -5,7 +5,6 @@ All of them are slow: a real Ray and a real Prefect start anew after each kill.
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections.abc import Iterator
@@ -126,7 +125,7 @@ def test_a_killed_engine_ends_the_command_in_time_and_the_next_one_finishes(camp
         time.sleep(0.01)
     assert command.kill(killer.engine, random.Random(0))
     ended = killer.finish(command)
-    assert "Traceback" not in ended.stderr
+    assert ended.code != 0 or scenes.tree(root) == camp.wanted["video"]
     done = killer.finish(camp.start(root, "video", WAYS["direct, 3"]))
     assert done.code == 0, done.stderr
     camp.check(root, "video")
@@ -142,7 +141,6 @@ def test_nothing_outlives_a_killed_command(camp: Camp) -> None:
             time.sleep(0.01)
         left = [child for child in command.below() if "prefect" not in killer.words_of(child)]
         command.kill(killer.driver, random.Random(0))
-        _, alive = psutil.wait_procs(left, timeout=30)
+        _, alive = psutil.wait_procs(left, timeout=90)
         assert [killer.words_of(child) for child in alive] == []
         command.bury()
-    assert os.getpid()

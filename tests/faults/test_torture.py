@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -54,8 +54,9 @@ class Stage:
         shutil.copytree(self.before, root)
         return root
 
-    def run(self, root: Path, fault: Fault) -> Outcome:
-        return self.zygote.run(self.scene.work, root, self.raw, watch=Watch(root, fault))
+    def run(self, root: Path, fault: Fault, *, cut_at_end: bool = False) -> Outcome:
+        watch = Watch(root, fault, cut_at_end=cut_at_end)
+        return self.zygote.run(self.scene.work, root, self.raw, watch=watch)
 
     def interrupt(self, fault: Fault) -> list[str]:
         """Run with a fault, then again without one; returns in what the store differs."""
@@ -73,7 +74,7 @@ class Stage:
 
 
 @pytest.fixture(scope="module")
-def stages(zygote: Zygote) -> Iterator[object]:
+def stages(zygote: Zygote) -> Iterator[Callable[[str], Stage]]:
     with TemporaryDirectory(prefix="torture-") as place:
 
         @cache
@@ -85,29 +86,44 @@ def stages(zygote: Zygote) -> Iterator[object]:
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_every_byte_of_a_store_goes_through_the_counted_calls(stages: object, name: str) -> None:
-    stage = stages(name)  # type: ignore[operator]
+def test_every_byte_of_a_store_goes_through_the_counted_calls(
+    stages: Callable[[str], Stage], name: str
+) -> None:
+    stage = stages(name)
     assert stage.written >= stage.added > 0 or name == "gc"
 
 
 @pytest.mark.parametrize("how", KILLS + FAILURES)
 @pytest.mark.parametrize("name", SCENES)
 def test_interrupted_at_some_calls_the_store_ends_the_same(
-    stages: object, name: str, how: str
+    stages: Callable[[str], Stage], name: str, how: str
 ) -> None:
     """G3: a sample of calls."""
-    stage = stages(name)  # type: ignore[operator]
+    stage = stages(name)
     points = stage.sample(how)
     assert [wrong for at in points for wrong in stage.interrupt(Fault(at, how))] == []
+
+
+@pytest.mark.parametrize("how", ["power", "names"])
+@pytest.mark.parametrize("name", SCENES)
+def test_what_was_told_as_done_outlasts_a_power_cut(
+    stages: Callable[[str], Stage], name: str, how: str
+) -> None:
+    """The power goes as the command ends: no file of it is lost (one that it removed may be back)."""
+    stage = stages(name)
+    root = stage.copy()
+    assert stage.run(root, Fault(0, how), cut_at_end=True).code == -signal.SIGKILL
+    left = tree(root)
+    assert {name for name, digest in stage.after.items() if left.get(name) != digest} == set()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", KILLS + FAILURES)
 @pytest.mark.parametrize("name", SCENES)
 def test_interrupted_at_any_call_the_store_ends_the_same(
-    stages: object, name: str, how: str
+    stages: Callable[[str], Stage], name: str, how: str
 ) -> None:
     """G3: every call, and after the last."""
-    stage = stages(name)  # type: ignore[operator]
+    stage = stages(name)
     points = range(1, stage.calls + 2)
     assert [wrong for at in points for wrong in stage.interrupt(Fault(at, how))] == []

@@ -47,6 +47,8 @@ class Watch:
 
     root: Path
     fault: Fault = Fault()
+    cut_at_end: bool = False
+    "let the power go when the work is done"
     at_call: Callable[[int, str], None] | None = None
     "called with (number, name) before each call, to look or to let others run meanwhile"
     calls: int = 0
@@ -70,6 +72,8 @@ class Watch:
 
     def end(self) -> None:
         """Take the wrappers away."""
+        if self.cut_at_end and self.disk is not None:
+            self._die()
         while self._patched:
             where, name, real = self._patched.pop()
             setattr(where, name, real)
@@ -91,14 +95,18 @@ class Watch:
         if not at or self.calls < at:
             return
         if how in KILLS:
-            if self.disk is not None:
-                self.disk.cut(keep_names=how == "names")
-            os.kill(os.getpid(), signal.SIGKILL)
+            self._die()
         if (how == "EIO" and self.calls == at) or (how != "EIO" and name in _GROWS):
             number = getattr(errno, how)
             raise OSError(number, os.strerror(number))
         if how == "EROFS":
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def _die(self) -> None:
+        """Leave what a kill, or a power cut, leaves."""
+        if self.disk is not None:
+            self.disk.cut(keep_names=self.fault.how == "names")
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def _by_handle(self, name: str) -> Callable[..., Any]:
         def call(handle: int, *arguments: Any) -> Any:
