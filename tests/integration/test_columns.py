@@ -17,7 +17,7 @@ from pipelines.column_codec import unpack_array
 from pipelines.costs import estimate
 from pipelines.derive import derive, why
 from pipelines.executors import Executor
-from pipelines.feed import open_feed
+from pipelines.feed import open_eval, open_feed
 from pipelines.ingest import ingest
 from pipelines.ingest_spec import IngestSpec
 from pipelines.ledger import note_derive, note_ingest, note_run, read_ledger
@@ -455,3 +455,54 @@ def test_the_ledger_shows_what_the_second_run_saved(store: Store, tmp_path: Path
         "second": second["spent"],
     }
     assert note_run(copy, "none") is None
+
+
+RUNS = {
+    "mae_tiny": ("image", ["model.patch=16", "view.size=32"]),
+    "maskfeat_image_tiny": (
+        "image",
+        ["model.patch=16", "view.size=32", "target.hog.source=online"],
+    ),
+    "videomae_tiny": ("video", ["model.patch=16", "view.size=48"]),
+}
+
+
+@pytest.mark.parametrize("recipe", RUNS)
+def test_features_of_a_run_are_those_of_its_encoder(store: Store, recipe: str) -> None:
+    from training.assemble import make_trainer
+    from training.checkpoints import read_checkpoint
+    from training.frozen import encoder_bytes
+    from training.pretrain import pretrain
+    from training.ranks import Place
+    from training.recipe import make_recipe, read_recipe
+    from training.runs import read_record
+
+    dataset, words = RUNS[recipe]
+    words = [*words, f"data.dataset={dataset}", "steps=2", "batch=4", "data.heldout=0"]
+    pretrain(store, read_recipe(recipe, words), run=recipe)
+    record = read_record(store, recipe)
+    assert record is not None
+    made = make_recipe(record["recipe"])
+    view = {"kind": "center", "size": made.view.size, "flip": False}
+    asked = {"features": {"view": view}}
+    given = {"features": encoder_bytes(store, recipe)}
+    report = derive(store, dataset, asked, DIRECT, artefacts=given)["features"]
+    stored = np.stack(arrays_of(store, dataset, "features", report))[:, 0].astype(np.float32)
+    trainer = make_trainer(made, record["input"], Place(0, 1, torch.device("cpu")))
+    trainer.model.load_state_dict(read_checkpoint(store, recipe)["model"])
+    stream = StreamConfig(
+        dataset=dataset,
+        view=ViewConfig(**view),
+        mask=MaskConfig(),
+        tubelet=made.model.tubelet,
+        **{**COMMON, "targets": ()},
+    )
+    with torch.no_grad():
+        online = torch.cat(
+            [
+                trainer.model.eval().features(trainer.inputs(batch["pixels"]))
+                for batch in open_eval(store, stream)
+            ]
+        ).numpy()
+    assert stored.shape == online.shape
+    np.testing.assert_allclose(stored, online, rtol=2e-3, atol=2e-3)
