@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preprocessing.errors import DecodeError
-from preprocessing.raster_reader import Box, RasterImage, RasterReader, Window, reader_of
+from preprocessing.raster_reader import (
+    Box,
+    RasterImage,
+    RasterReader,
+    Window,
+    all_valid,
+    reader_of,
+)
 from preprocessing.raster_resample import resampled
 
 
@@ -76,24 +83,32 @@ def merge_readers(
     grid = largest.shape[1:]
     codes = [name in nearest for name in names]
 
+    dtype = np.result_type(*(reader.dtype for reader in readers))
+    masked = any(reader.masked for reader in readers)
+
     def read(box: Box) -> Window:
-        windows = [
-            reader.read(box)
-            if reader.shape[1:] == grid
-            else resampled(reader, grid, box, nearest=code)
-            for reader, code in zip(readers, codes, strict=True)
-        ]
-        return np.concatenate([w[0] for w in windows]), np.concatenate([w[1] for w in windows])
+        shape = (len(readers), box[2] - box[0], box[3] - box[1])
+        values = np.empty(shape, dtype)
+        valid = np.empty(shape, np.bool_) if masked else all_valid(shape)
+        for channel, (reader, code) in enumerate(zip(readers, codes, strict=True)):
+            if reader.shape[1:] == grid:
+                window = reader.read(box)
+            else:
+                window = resampled(reader, grid, box, nearest=code)
+            values[channel] = window[0][0]
+            if masked:
+                valid[channel] = window[1][0]
+        return values, valid
 
     # Names and numbers are those of the file with the smallest pixels.
     finest = min(readers, key=lambda reader: reader.pixel_size or (0.0, 0.0))
     return replace(
         finest,
         shape=(len(readers), *grid),
-        dtype=np.result_type(*(reader.dtype for reader in readers)),
+        dtype=dtype,
         read=read,
         block=_block(readers, grid),
-        masked=any(reader.masked for reader in readers),
+        masked=masked,
         channels=list(names),
         metadata={**finest.metadata, "descriptions": list(names)},
     )

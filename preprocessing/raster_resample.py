@@ -11,13 +11,14 @@ data, and a hole in one corner of a scene changes nothing elsewhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from preprocessing.raster_reader import Box, RasterReader, Window
+from preprocessing.raster_reader import Box, RasterReader, Window, all_valid
 
-_ROWS = 64
+_ROWS = 16
 "output rows computed at once, so that their float64 stay in the processor's cache"
 
 
@@ -38,6 +39,10 @@ class Taps:
         begin = min(int(self.first.min()), int(self.nearest.min()))
         return begin, max(int(self.second.max()), int(self.nearest.max())) + 1
 
+    def part(self, cut: slice) -> Taps:
+        """Return the taps of some of the output pixels."""
+        return Taps(self.first[cut], self.second[cut], self.weight[cut], self.nearest[cut])
+
     def shifted(self, by: int) -> Taps:
         """Return the taps into a source that begins at pixel `by`."""
         return Taps(self.first - by, self.second - by, self.weight, self.nearest - by)
@@ -57,71 +62,75 @@ def axis_taps(begin: int, end: int, source: int, target: int) -> Taps:
 
 
 def resampled(
-    reader: RasterReader, shape: tuple[int, int], box: Box, *, nearest: bool = False
+    reader: RasterReader, grid: tuple[int, int], box: Box, *, nearest: bool = False
 ) -> Window:
-    """Return the box of a raster as it would be on a grid of the shape (H, W).
+    """Return the box of a raster as it would be on a grid of (H, W) pixels.
 
     Args:
         nearest: never interpolate, as class codes need it.
     """
-    rows = axis_taps(box[0], box[2], reader.shape[1], shape[0])
-    columns = axis_taps(box[1], box[3], reader.shape[2], shape[1])
+    rows = axis_taps(box[0], box[2], reader.shape[1], grid[0])
+    columns = axis_taps(box[1], box[3], reader.shape[2], grid[1])
     (top, bottom), (left, right) = rows.span, columns.span
     values, valid = reader.read((top, left, bottom, right))
     rows, columns = rows.shifted(top), columns.shifted(left)
-    picked = np.ix_(rows.nearest, columns.nearest)
-    kept = np.stack([plane[picked] for plane in valid])
-    out = np.stack([plane[picked] for plane in values])
+    whole = bool(valid.all())
+    shape = (len(values), box[2] - box[0], box[3] - box[1])
+    kept = all_valid(shape) if whole else _nearest(valid, rows, columns)
+    linear = whole and not nearest
+    out = np.empty(shape, values.dtype) if linear else _nearest(values, rows, columns)
     if not nearest:
         for plane, known, target in zip(values, valid, out, strict=True):
-            _interpolate(plane, known, rows, columns, target)
+            _interpolate(plane, None if whole else known, rows, columns, target)
     return out, kept
+
+
+def _nearest(planes: NDArray[Any], rows: Taps, columns: Taps) -> NDArray[Any]:
+    """Return (C, h, w) of the nearest source pixels."""
+    return planes[:, rows.nearest[:, None], columns.nearest]
 
 
 def _interpolate(
     plane: NDArray[np.generic],
-    known: NDArray[np.bool_],
+    known: NDArray[np.bool_] | None,
     rows: Taps,
     columns: Taps,
     target: NDArray[np.generic],
 ) -> None:
     """Overwrite the target (h, w) where all contributing pixels of the plane are known."""
     wide = np.dtype(np.float64) if plane.dtype != np.float32 else plane.dtype
-    weights = columns.weight.astype(wide)
-    whole = bool(known.all())
     for begin in range(0, len(target), _ROWS):
         cut = slice(begin, begin + _ROWS)
-        above, below = (
-            _along_rows(plane, tap[cut], columns, weights) for tap in (rows.first, rows.second)
-        )
-        weight = rows.weight[cut, None].astype(wide)
-        with np.errstate(invalid="ignore", over="ignore"):
-            mixed = above * (1 - weight) + below * weight
-        values = mixed if target.dtype.kind == "f" else np.rint(mixed)
-        if whole:
+        values = _mixed(plane, rows.part(cut), columns, wide)
+        if target.dtype.kind != "f":
+            np.rint(values, out=values)
+        if known is None:
             target[cut] = values
             continue
-        sure = _all_known(known, rows.first[cut], columns) & _all_known(
-            known, rows.second[cut], columns
-        )
+        sure = _all_known(known, rows.part(cut), columns)
         target[cut][sure] = values[sure].astype(target.dtype)
 
 
-def _along_rows(
-    plane: NDArray[np.generic],
-    tap: NDArray[np.intp],
-    columns: Taps,
-    weights: NDArray[np.generic],
-) -> NDArray[np.generic]:
-    """Return rows of the plane, interpolated along them; each source row is computed once."""
-    lowest = int(tap.min())
-    some = plane[lowest : int(tap.max()) + 1].astype(weights.dtype)
+def _mixed(
+    plane: NDArray[np.generic], rows: Taps, columns: Taps, wide: np.dtype[Any]
+) -> NDArray[Any]:
+    """Return the interpolated rows: first along each source row, once, then between them."""
+    begin, end = rows.span
+    across, down = columns.weight.astype(wide), rows.weight[:, None].astype(wide)
+    some = plane[begin:end].astype(wide)
+    lines: NDArray[Any]
+    mixed: NDArray[Any]
     with np.errstate(invalid="ignore", over="ignore"):
-        mixed = some[:, columns.first] * (1 - weights) + some[:, columns.second] * weights
-    return np.asarray(mixed[tap - lowest])
+        lines = some[:, columns.first] * (1 - across)
+        lines += some[:, columns.second] * across
+        mixed = lines[rows.first - begin] * (1 - down)
+        mixed += lines[rows.second - begin] * down
+    return mixed
 
 
-def _all_known(known: NDArray[np.bool_], tap: NDArray[np.intp], columns: Taps) -> NDArray[np.bool_]:
-    """Return where both columns of a row are data."""
-    rows = known[tap]
-    return np.asarray(rows[:, columns.first] & rows[:, columns.second])
+def _all_known(known: NDArray[np.bool_], rows: Taps, columns: Taps) -> NDArray[np.bool_]:
+    """Return where all four source pixels are data."""
+    begin, end = rows.span
+    some = known[begin:end]
+    lines = some[:, columns.first] & some[:, columns.second]
+    return np.asarray(lines[rows.first - begin] & lines[rows.second - begin])
