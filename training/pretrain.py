@@ -101,6 +101,7 @@ def stream_of(recipe: Recipe) -> StreamConfig:
         bands=recipe.data.bands,
         groups=recipe.model.groups,
         columns=recipe.data.columns,
+        stride=recipe.data.stride,
     )
 
 

@@ -40,14 +40,16 @@ class DataConfig:
     "train on this many samples only, the same ones each time; 0 takes all"
     frozen_views: int = 0
     "0 draws a new view each epoch; K uses K frozen ones, as stored targets need"
+    stride: int = 1
+    "of a stored clip, take every so many-th frame; flow and masks are those of that stride"
     heldout: int = 256
     "most held-out samples that the held-out loss looks at"
 
     def __post_init__(self) -> None:
-        if self.frozen_views < 0 or self.heldout < 0:
+        if self.frozen_views < 0 or self.heldout < 0 or self.stride < 1:
             raise ValueError(
-                f"data: frozen_views is {self.frozen_views}, heldout is {self.heldout}; both "
-                "must be 0 or more."
+                f"data: frozen_views is {self.frozen_views}, heldout is {self.heldout}, stride is "
+                f"{self.stride}; the first two must be 0 or more, stride 1 or more."
             )
 
 
