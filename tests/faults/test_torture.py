@@ -109,7 +109,7 @@ def test_interrupted_at_some_calls_the_store_ends_the_same(
 def test_what_was_told_as_done_outlasts_a_power_cut(
     stages: Callable[[str], Stage], name: str, how: str
 ) -> None:
-    """The power goes as the command ends: no file of it is lost (one that it removed may be back)."""
+    """The power goes as the command ends: no file of it is lost (but one that went may be back)."""
     stage = stages(name)
     root = stage.copy()
     assert stage.run(root, Fault(0, how), cut_at_end=True).code == -signal.SIGKILL
