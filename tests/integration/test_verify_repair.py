@@ -99,7 +99,7 @@ def test_every_file_is_made_again(
         assert tree_hash(root) == before, path
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("make", [make_photos, make_cells])
 def test_all_files_at_once_are_made_again(
     make: Callable[[Path], Store], workers: int, tmp_path: Path
