@@ -6,6 +6,8 @@ All of them are slow: a real Ray and a real Prefect start anew after each kill.
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import psutil
 import pytest
 
 from tests.faults import killer, scenes
+from tests.faults.zygote import ROOT
 from tests.integration.raw import make_images, make_videos
 
 KILLS = 5
@@ -144,3 +147,12 @@ def test_nothing_outlives_a_killed_command(camp: Camp) -> None:
         _, alive = psutil.wait_procs(left, timeout=90)
         assert [killer.words_of(child) for child in alive] == []
         command.bury()
+
+
+@pytest.mark.ray
+def test_killed_actors_of_the_ray_feed_change_no_batch(tmp_path: Path) -> None:
+    """G8: a lost block is computed again, and comes in its place."""
+    command = [sys.executable, "-m", "tests.faults.feed_under_fire", str(tmp_path), "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("killed ")

@@ -68,7 +68,9 @@ MUTATIONS = {
         "storage/local_files.py",
         "def write_file(target: Path, data: bytes | mmap) -> None:\n",
         "def write_file(target: Path, data: bytes | mmap) -> None:\n"
-        "    make_folder(target.parent)\n    target.write_bytes(data)\n    return\n",
+        "    make_folder(target.parent)\n"
+        "    handle = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)\n"
+        "    _write_all(handle, data)\n    return os.close(handle)\n",
         f"{FILES}::test_killed_or_failing_at_any_call_the_file_is_whole_or_absent[die-write]",
     ),
     "the second commit replaces the first": Mutation(
@@ -92,9 +94,6 @@ MUTATIONS = {
     "the record comes before its shard": Mutation(
         "pipelines/chunks.py",
         '        self.store.write(f"{self.job.part}/{name}", data)\n',
-        "        kept = getattr(self, 'kept', [])\n"
-        "        kept.append((name, data))\n"
-        "        self.kept = kept\n"
         "        self.store.write(record_path(self.job.part, self.job.chunk), b'{}')\n"
         '        self.store.write(f"{self.job.part}/{name}", data)\n',
         f"{TORTURE}[first-kill]",
