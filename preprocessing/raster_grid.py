@@ -81,8 +81,6 @@ def merge_readers(
     else:
         _check_shapes([(n, r.shape[1:]) for n, r in zip(names, readers, strict=True)])
     grid = largest.shape[1:]
-    codes = [name in nearest for name in names]
-
     dtype = np.result_type(*(reader.dtype for reader in readers))
     masked = any(reader.masked for reader in readers)
 
@@ -90,11 +88,8 @@ def merge_readers(
         shape = (len(readers), box[2] - box[0], box[3] - box[1])
         values = np.empty(shape, dtype)
         valid = np.empty(shape, np.bool_) if masked else all_valid(shape)
-        for channel, (reader, code) in enumerate(zip(readers, codes, strict=True)):
-            if reader.shape[1:] == grid:
-                window = reader.read(box)
-            else:
-                window = resampled(reader, grid, box, nearest=code)
+        for channel, (reader, name) in enumerate(zip(readers, names, strict=True)):
+            window = _on_grid(reader, grid, box, nearest=name in nearest)
             values[channel] = window[0][0]
             if masked:
                 valid[channel] = window[1][0]
@@ -112,6 +107,13 @@ def merge_readers(
         channels=list(names),
         metadata={**finest.metadata, "descriptions": list(names)},
     )
+
+
+def _on_grid(reader: RasterReader, grid: tuple[int, int], box: Box, *, nearest: bool) -> Window:
+    """Return the box of a grid of (H, W) pixels, resampled if the raster has others."""
+    if reader.shape[1:] == grid:
+        return reader.read(box)
+    return resampled(reader, grid, box, nearest=nearest)
 
 
 def _block(readers: Sequence[RasterReader], grid: tuple[int, int]) -> tuple[int, int]:

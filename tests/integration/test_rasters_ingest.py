@@ -269,6 +269,7 @@ def write_huge_scene(path: Path) -> None:
     """Write 1 GB of values: 12 bands of 2100 rows of 20,000 pixels, in tiles."""
     rows = noise(12, 512, 20_000) // 64
     blocks = {"tiled": True, "blockxsize": 512, "blockysize": 512, "compress": "zstd"}
+    blocks["zstd_level"] = 1
     profile = {"driver": "GTiff", "count": 12, "height": 2100, "width": 20_000, "dtype": "uint16"}
     with rasterio.open(path, "w", **profile, nodata=0, interleave="band", **blocks) as file:
         for top in range(0, 2100, 512):
