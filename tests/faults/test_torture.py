@@ -17,8 +17,7 @@ from tests.faults.torture import FAILURES, KILLS, Fault, Watch
 from tests.faults.zygote import Outcome, Zygote
 
 LAST_NAMES = 3
-"The fast suite kills after the last files that got their names, and at a random call; a first ingest
-after each file."
+"Files after whose naming the fast suite kills; of a first ingest it takes all."
 
 
 class Stage:
