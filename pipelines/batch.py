@@ -58,6 +58,9 @@ class About(NamedTuple):
     "when it was finished, by the machine's monotonic clock"
 
 
+Told = tuple[Batch, About]
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """A sample as a batch sees it: what its targets are made from."""
@@ -92,7 +95,7 @@ class BatchBuilder:
         """Return the batch of the samples at `places` ((shard, row) pairs) as seen in `epoch`."""
         return self.build_told(places, epoch)[0]
 
-    def build_told(self, places: list[Place], epoch: int) -> tuple[Batch, About]:
+    def build_told(self, places: list[Place], epoch: int) -> Told:
         """Return a batch and what is to be told about it: seconds by stage, samples that failed.
 
         Raises:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,9 +18,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines.artefacts import resolve_all
-from pipelines.audit import Audit
-from pipelines.batch import About, Batch, BatchBuilder
+from pipelines.audit import Proof
+from pipelines.batch import About, Batch, BatchBuilder, Told
 from pipelines.catalog import open_snapshot
+from pipelines.mixture import Course, Turns
 from pipelines.order import Order, default_lanes, remainder
 from pipelines.rows import ShardRows, read_rows, shard_sizes
 from pipelines.stalls import Stalls
@@ -36,9 +38,6 @@ WORKER_SECONDS = 600
 "Deadline for a batch from a worker."
 
 
-Told = tuple[Batch, About]
-
-
 class Source(Protocol):
     """What a feed passes on: batches and what is told about each, as often as it is asked."""
 
@@ -48,21 +47,16 @@ class Source(Protocol):
 
 
 class _Batches(Dataset[Told]):
-    """This rank's share of global batches, by their number."""
+    """This rank's share of batches, by their number."""
 
-    def __init__(
-        self, builder: BatchBuilder, order: Order, numbers: range, place: tuple[int, int]
-    ) -> None:
-        self.builder, self.order, self.numbers = builder, order, numbers
-        self.rank, self.ranks = place
+    def __init__(self, course: Course, numbers: range) -> None:
+        self.course, self.numbers = course, numbers
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __getitem__(self, index: int) -> Told:
-        number = self.numbers[index]
-        places = self.order.batch(number, rank=self.rank, ranks=self.ranks)
-        return self.builder.build_told(places, self.order.epoch_of(number))
+        return self.course.build(self.course.task(self.numbers[index]))
 
 
 class _Chunks(Dataset[Told]):
@@ -89,7 +83,7 @@ class TooManyFailures(RuntimeError):
 
 
 class Feed:
-    """Batches of a stream, and what a run must record about them."""
+    """Batches of a stream, or of a mixture, and what a run must record about them."""
 
     def __init__(self, source: Source, rows: list[ShardRows], **about: Any) -> None:
         self._source = source
@@ -100,16 +94,23 @@ class Feed:
         self.fingerprints: dict[str, Any] = about["fingerprints"]
         self.stats: dict[str, list[float]] = about["stats"]
         self.channels: list[str] = about["channels"]
-        self.audit: Audit | None = about.get("audit")
-        "the proofs of the epochs that this feed has finished"
         self.stalls = Stalls(about.get("workers", 0))
         self.failed: dict[str, str] = {}
         "key and error of each sample that failed and was replaced"
         self._failures: int = about.get("failures", 0)
+        self._course: Course | None = about.get("course")
+        self._start: int = about.get("start", 0)
+        self.audits = self._course.audits(self._start) if self._course else []
+        "of each stream, with the proofs of the epochs that it has finished"
+
+    @property
+    def proofs(self) -> list[Proof]:
+        """The proofs of finished epochs, stream by stream."""
+        return [proof for audit in self.audits for proof in audit.proofs]
 
     def __iter__(self) -> Iterator[Batch]:
         source, began = iter(self._source), time.perf_counter()
-        while True:
+        for number in count(self._start):
             asked = time.perf_counter()
             told = next(source, None)
             if told is None:
@@ -119,8 +120,11 @@ class Feed:
             self.stalls.add(asked, came, about.done, about.seconds)
             self.stalls.seconds = came - began
             self._count_failures(about)
-            if self.audit is not None:
-                self.audit.add(batch["sample"].numpy(), about.replaced)
+            if self._course is not None:
+                stream, _ = self._course.turns.locate(number)
+                self.audits[stream].add(batch["sample"].numpy(), about.replaced)
+                if len(self.audits) > 1:
+                    batch["stream"] = torch.tensor(stream)
             yield batch
 
     def _count_failures(self, about: About) -> None:
@@ -185,27 +189,65 @@ def open_feed(
         StaleColumnError: a column is missing or does not fit.
         ValueError: too few samples for a batch, or ranks that do not divide the lanes.
     """
-    snapshot, rows = _open_rows(store, stream, stream.split)
-    order = Order(shard_sizes(rows), stream.order)
-    order.batch(start, rank=rank, ranks=ranks)
+    where = {"rank": rank, "ranks": ranks, "start": start, "stop": stop}
+    return open_mixture(store, [stream], (1,), workers=workers, kind=kind, **where)
+
+
+def open_mixture(
+    store: Store,
+    streams: Sequence[StreamConfig],
+    weights: Sequence[int],
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+    start: int = 0,
+    stop: int | None = None,
+    workers: int = 0,
+    kind: str = "local",
+) -> Feed:
+    """Open several streams, of any modalities, taken batch by batch in the proportion of `weights`.
+
+    Every batch is of one stream, and says by `stream` of which. Each stream has its own order and
+    epochs; of sum(weights) batches in a row, each has its weight. Arguments and errors are those of
+    `open_feed`; batches are counted over the mixture, and `failures` is the first stream's.
+    """
+    opened = [(*_open_rows(store, stream, stream.split), stream) for stream in streams]
+    orders = [Order(shard_sizes(rows), stream.order) for _, rows, stream in opened]
+    builders = [BatchBuilder(store.uri, stream, rows) for _, rows, stream in opened]
+    turns = Turns(tuple(weights), streams[0].seed)
+    if len(weights) != len(streams):
+        raise ValueError(f"mixture: {len(weights)} weights for {len(streams)} streams; give each.")
+    course = Course(builders, orders, turns, rank, ranks)
+    for order in orders:
+        order.batch(0, rank=rank, ranks=ranks)
     numbers = range(start, stop if stop is not None else 2**62)
+    parts = [_about(store, snapshot, stream) for snapshot, _, stream in opened]
     about = {
-        **_about(store, snapshot, stream),
-        "batches_per_epoch": order.batches_per_epoch,
-        "remainder": remainder(order.samples, stream.order),
-        "audit": Audit(order, rows, start, (rank, ranks)),
+        **parts[0],
+        "batches_per_epoch": sum(order.batches_per_epoch for order in orders),
+        "remainder": sum(remainder(order.samples, order.config) for order in orders),
+        "course": course,
+        "start": start,
         "workers": workers,
-        "failures": stream.failures,
+        "failures": streams[0].failures,
     }
-    builder = BatchBuilder(store.uri, stream, rows)
+    if len(parts) > 1:
+        about["fingerprints"] = {
+            "mixture": [part["fingerprints"] for part in parts],
+            "weights": list(weights),
+        }
+    every = [shard for _, rows, _ in opened for shard in rows]
+    return Feed(_source(course, numbers, workers, kind), every, **about)
+
+
+def _source(course: Course, numbers: range, workers: int, kind: str) -> Source:
     if kind == "ray":
         from pipelines.ray_feed import RayStream
 
-        stream_of_batches = RayStream(builder, order, numbers, (rank, ranks))
-        return Feed(stream_of_batches, rows, **about)
+        return RayStream(course, numbers)
     if kind != "local":
         raise ValueError(f"feed is {kind!r}; it must be local or ray.")
-    return Feed(_load(_Batches(builder, order, numbers, (rank, ranks)), workers), rows, **about)
+    return _load(_Batches(course, numbers), workers)
 
 
 def open_heldout(store: Store, stream: StreamConfig, *, workers: int = 0) -> Feed | None:
@@ -224,7 +266,7 @@ def open_eval(
 
     The stream's view should be the centre one; its masks and targets are left out.
     """
-    plain = replace(stream, mask=MaskConfig(), targets=(), columns={}, frozen_views=0)
+    plain = replace(stream, mask=MaskConfig(), targets=(), columns={}, frozen_views=0, where={})
     snapshot, rows = _open_rows(store, plain, split)
     return _in_stored_order(store, plain, snapshot, rows, workers, labelled=True)
 
@@ -248,7 +290,8 @@ def _open_rows(
     store: Store, stream: StreamConfig, split: str | None
 ) -> tuple[Snapshot, list[ShardRows]]:
     snapshot = open_snapshot(store, stream.dataset, stream.snapshot)
-    return snapshot, read_rows(store, snapshot, split, stream.needed_columns(), stream.samples)
+    columns = stream.needed_columns()
+    return snapshot, read_rows(store, snapshot, split, columns, stream.samples, stream.where)
 
 
 def _about(store: Store, snapshot: Snapshot, stream: StreamConfig) -> dict[str, Any]:

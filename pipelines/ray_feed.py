@@ -19,13 +19,12 @@ import ray
 import torch
 from ray.data import DataContext
 
-from pipelines.batch import About, Batch, BatchBuilder
-from pipelines.order import Order
+from pipelines.batch import About, Told
+from pipelines.mixture import Course, Task
 from pipelines.ray_jobs import start_ray
 from pipelines.worker import use_one_thread
 
 Row = dict[str, Any]
-Told = tuple[Batch, About]
 FIRST_BATCH_SECONDS = 300.0
 "Deadline of the first batch; a cluster without room for readers would otherwise wait for ever."
 ACTOR_CPUS = 0.5
@@ -36,30 +35,23 @@ WINDOW = 64
 class _Builder:
     """A Ray actor: builds the batches that it is handed."""
 
-    def __init__(self, builder: BatchBuilder) -> None:
+    def __init__(self, course: Course) -> None:
         use_one_thread()
-        self.builder = builder
+        self.course = course
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, row: Row) -> Row:
         places = list(zip(row["shards"], row["rows"], strict=True))
-        batch, about = self.builder.build_told(places, int(row["epoch"]))
-        arrays = {name: value.numpy() for name, value in batch.items()}
+        task = Task(int(row["stream"]), places, int(row["epoch"]))
+        batch, about = self.course.build(task)
+        arrays = {f"batch.{name}": value.numpy() for name, value in batch.items()}
         return {"number": row["number"], "about": json.dumps(about), **arrays}
 
 
 class RayStream:
     """Batches [start, stop) of one rank from Ray actors."""
 
-    def __init__(
-        self,
-        builder: BatchBuilder,
-        order: Order,
-        numbers: range,
-        place: tuple[int, int],
-        actors: int = 1,
-    ) -> None:
-        self.builder, self.order, self.numbers, self.place = builder, order, numbers, place
-        self.actors = actors
+    def __init__(self, course: Course, numbers: range, actors: int = 1) -> None:
+        self.course, self.numbers, self.actors = course, numbers, actors
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -71,16 +63,15 @@ class RayStream:
             yield from self._window(self.numbers[begin : begin + WINDOW], first=begin == 0)
 
     def _window(self, numbers: range, first: bool) -> Iterator[Told]:
-        rank, ranks = self.place
         context = DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
-        described = [self._describe(number, rank, ranks) for number in numbers]
+        described = [self._describe(number) for number in numbers]
         stream = (
             ray.data.from_items(described, override_num_blocks=len(described))
             .map(
                 _Builder,
-                fn_constructor_args=(self.builder,),
+                fn_constructor_args=(self.course,),
                 num_cpus=ACTOR_CPUS,
                 concurrency=self.actors,
             )
@@ -93,17 +84,24 @@ class RayStream:
                     f"ray feed: got another batch than {number}. The order was lost; report this."
                 )
             about = About(*json.loads(row.pop("about")))
-            batch = {name: torch.from_numpy(np.array(value)) for name, value in row.items()}
+            # A block of batches of several streams has the fields of all; those not its own are
+            # null.
+            batch = {
+                name.removeprefix("batch."): torch.from_numpy(np.array(value))
+                for name, value in row.items()
+                if value is not None
+            }
             # Actors on other machines have another clock: nothing is said of the way here.
             yield batch, about._replace(done=0.0)
 
-    def _describe(self, number: int, rank: int, ranks: int) -> dict[str, Any]:
-        places = self.order.batch(number, rank=rank, ranks=ranks)
+    def _describe(self, number: int) -> Row:
+        task = self.course.task(number)
         return {
             "number": number,
-            "epoch": self.order.epoch_of(number),
-            "shards": [shard for shard, _ in places],
-            "rows": [row for _, row in places],
+            "stream": task.stream,
+            "epoch": task.epoch,
+            "shards": [shard for shard, _ in task.places],
+            "rows": [row for _, row in task.places],
         }
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines.artefacts import resolve_all
 from pipelines.derive import difference
+from pipelines.filters import fitting
 from pipelines.keys import sample_id
 from pipelines.stream import column_arguments
 from storage.columns import ColumnSpec, column_path, list_columns, part_state
@@ -95,6 +96,7 @@ def read_rows(
     split: str | None,
     columns: Mapping[str, ColumnSpec],
     limit: int = 0,
+    where: Mapping[str, Any] | None = None,
 ) -> list[ShardRows]:
     """Return the shards of a snapshot that hold samples of a split, in manifest order.
 
@@ -102,9 +104,11 @@ def read_rows(
         split: train or heldout; None takes all.
         limit: keep only this many samples, the same ones each time: those with the smallest ids; 0
             keeps all.
+        where: conditions on the samples; see `pipelines.filters`.
 
     Raises:
         StaleColumnError: a part lacks a column, or has it only with other settings.
+        ValueError: no sample fits the conditions.
     """
     columns = {n: resolve_all(store, snapshot.dataset, spec) for n, spec in columns.items()}
     folders = [part_path(snapshot.dataset, entry.part) for entry in snapshot.parts]
@@ -112,7 +116,13 @@ def read_rows(
         read_table(store, f"{folder}/manifest.parquet", entry.manifest_sha256, columns=_NEEDED)
         for folder, entry in zip(folders, snapshot.parts, strict=True)
     ]
-    kept = _limited(manifests, [_of_split(manifest, split) for manifest in manifests], limit)
+    chosen = [_chosen(manifest, split, where or {}) for manifest in manifests]
+    if where and not any(map(len, chosen)):
+        raise ValueError(
+            f"data.where: none of the {sum(map(len, manifests))} samples of {snapshot.dataset} "
+            f"fits {dict(where)}. Loosen a condition; 'headrace show' prints what samples say."
+        )
+    kept = _limited(manifests, chosen, limit)
     found = []
     for entry, folder, manifest, keep in zip(snapshot.parts, folders, manifests, kept, strict=True):
         indexes = {
@@ -137,10 +147,12 @@ def read_rows(
     return found
 
 
-def _of_split(manifest: pa.Table, split: str | None) -> NDArray[np.int64]:
-    if split is None:
-        return np.arange(len(manifest))
-    return np.flatnonzero(manifest["split"].to_numpy(zero_copy_only=False) == split)
+def _chosen(manifest: pa.Table, split: str | None, where: Mapping[str, Any]) -> NDArray[np.int64]:
+    """Return the numbers of the rows of a split that fit the conditions."""
+    rows = np.arange(len(manifest))
+    if split is not None:
+        rows = np.flatnonzero(manifest["split"].to_numpy(zero_copy_only=False) == split)
+    return rows[fitting(manifest.take(rows), where)] if where else rows
 
 
 def _limited(

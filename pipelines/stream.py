@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipelines.filters import check_where
 from pipelines.order import OrderConfig
 from pipelines.producers import PRODUCERS, column_spec
 from pipelines.producers_motion import mask_settings
@@ -52,6 +53,8 @@ class StreamConfig:
 
     stride: int = 1
     "of a stored clip, take every so many-th frame"
+    where: dict[str, Any] = field(default_factory=dict)
+    "conditions on the samples that are taken; see `pipelines.filters`"
     failures: int = 0
     """samples that may fail while training (a checksum, a decoder), each replaced by a substitute
     that seed, epoch and sample fix; one more ends the run"""
@@ -65,6 +68,7 @@ class StreamConfig:
             )
         if self.stride < 1:
             raise ValueError(f"data.stride is {self.stride}; it must be 1 or more.")
+        check_where(self.where)
         if self.failures < 0:
             raise ValueError(f"data.failures is {self.failures}; it must be 0 or more.")
         for target in self.targets:

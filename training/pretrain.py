@@ -89,6 +89,8 @@ def stream_of(recipe: Recipe) -> StreamConfig:
         dataset=recipe.data.dataset,
         snapshot=recipe.data.snapshot,
         samples=recipe.data.samples,
+        where=recipe.data.where,
+        failures=recipe.data.failures,
         view=recipe.view,
         mask=recipe.mask,
         targets=recipe.target,
@@ -336,6 +338,7 @@ def eval_stream(recipe: Recipe, dataset: str) -> StreamConfig:
         targets=(),
         columns={},
         frozen_views=0,
+        where={},
         batch=max(recipe.batch, 16),
         lanes=1,
     )

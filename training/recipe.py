@@ -38,6 +38,10 @@ class DataConfig:
     "parameters asked of each column that the mask or a target reads"
     samples: int = 0
     "train on this many samples only, the same ones each time; 0 takes all"
+    where: dict[str, Any] = field(default_factory=dict)
+    "conditions on the samples that are taken, such as {score: {min: 0.5}, label: [a, b]}"
+    failures: int = 0
+    "samples that may fail while training, each replaced by a substitute; one more ends the run"
     frozen_views: int = 0
     "0 draws a new view each epoch; K uses K frozen ones, as stored targets need"
     stride: int = 1
