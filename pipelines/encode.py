@@ -35,6 +35,10 @@ def encode_unit(unit: Unit, sources: Sequence[Source], spec: IngestSpec) -> Iter
     for file, source in zip(unit.files, sources, strict=True):
         if not source:
             raise DecodeError("empty_file", f"{file.path} has 0 bytes")
+        if file.folder and spec.modality in ("image", "video"):
+            raise DecodeError(
+                "unrecognised_format", f"{file.path} is a folder of arrays, no {spec.modality}"
+            )
     match spec.modality:
         case "image":
             yield _encode_image(sources[0], spec)

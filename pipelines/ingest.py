@@ -25,7 +25,7 @@ from storage.snapshots import (
     part_path,
     snapshots_path,
 )
-from storage.writers import writing
+from storage.writers import removing, writing
 
 __all__ = ["ShardJob", "ingest", "write_chunk"]
 
@@ -79,14 +79,14 @@ def _carry_out(
         store.delete_abandoned(part)
         done = _write_chunks(store, plan, executor, progress)
         entry, books = write_tables(store, plan)
-        if not books.samples and not books.duplicates and _refused_before(store, plan):
+        nothing = not books.samples and not books.duplicates and _refused_before(store, plan)
+        snapshot = None if nothing else _commit(store, plan, entry, books)
+    if snapshot is not None:
+        return _report(plan, books, snapshot, done)
+    with removing(store, part, None) as free:  # a twin of this ingest may still write it
+        if free:
             store.delete_tree(part)
-            return _report(plan, books, plan.base, done)
-        snapshot = _commit(store, plan, entry, books)
-        if snapshot is None:
-            store.delete_tree(part)
-            return None
-    return _report(plan, books, snapshot, done)
+    return _report(plan, books, plan.base, done) if nothing else None
 
 
 class _Jobs:

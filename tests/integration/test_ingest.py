@@ -257,3 +257,12 @@ def test_statistics_are_exact(tmp_path: Path) -> None:
     dna = np.stack([tifffile.imread(p) for p in sorted(raw.glob("*DNA.tif"))]).astype(float)
     assert moments.mean()[0] == pytest.approx(dna.mean(), rel=1e-12)
     assert moments.variance()[0] == pytest.approx(dna.var(), rel=1e-9)
+
+
+def test_an_ome_zarr_among_pictures_is_refused(tmp_path: Path) -> None:
+    raw = make_images(tmp_path / "raw", count=2)
+    (raw / "field.ome.zarr" / "0").mkdir(parents=True)
+    (raw / "field.ome.zarr" / "0" / "0.0").write_bytes(b"1234")
+    store = open_store(tmp_path / "store")
+    report = ingest(store, [str(raw)], "photos", spec(), DIRECT)
+    assert (report["inputs"], report["reasons"]) == (3, {"unrecognised_format": 1})
