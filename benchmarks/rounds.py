@@ -48,7 +48,7 @@ Work = Callable[[], int]
 def run_rounds(contenders: Mapping[str, Work], rounds: int = 5) -> Rounds:
     """Run every contender once a round, in turn, until `rounds` rounds were steady.
 
-    After twice as many rounds the steadiest ones are taken, and `table` says so.
+    After twice as many rounds the steadiest ones are taken, and standard error says so.
     """
     paces: list[float] = []
     done: list[dict[str, Turn]] = []
@@ -57,6 +57,8 @@ def run_rounds(contenders: Mapping[str, Work], rounds: int = 5) -> Rounds:
         done.append({name: take_turn(work) for name, work in contenders.items()})
         paces.append((before + _pace()) / 2)
         print(f"round {len(done)}: fixed work took {paces[-1]:.3f} s", file=sys.stderr)
+    if _steady(paces) < rounds:
+        print("the machine was not steady: run this again when nothing else does", file=sys.stderr)
     middle = statistics.median(paces)
     kept = sorted(range(len(done)), key=lambda i: abs(paces[i] - middle))[:rounds]
     return {name: [done[i][name] for i in sorted(kept)] for name in contenders}
