@@ -35,8 +35,8 @@ def zeros(megabytes: int) -> bytes:
 
 
 def pngs() -> dict[str, bytes]:
-    """PNGs with a gigabyte in chunks that are no pixels, or behind the pixels."""
-    big = zeros(1024)
+    """PNGs with 400 MB in chunks that are no pixels, or behind the pixels."""
+    big = zeros(400)
     pixels = zlib.compress(bytes(16 * 17))
     text = b"Comment\0\0" + big
     itext = b"Comment\0\1\0\0\0" + big
