@@ -34,7 +34,7 @@ from flows.report_samples import EXHIBIT, SHOWN_FRAMES, choose, column_section, 
 from pipelines.batch import BatchBuilder
 from pipelines.catalog import describe_dataset, describe_run, open_snapshot, read_rejects
 from pipelines.rows import read_rows
-from preprocessing.statistics import Moments
+from preprocessing.statistics import ByChannels, apart_from_json, merge_apart, most_common
 from storage.columns import list_columns
 from storage.fs import Store, open_store
 from storage.snapshots import Snapshot, list_datasets
@@ -161,9 +161,10 @@ def _labels(snapshot: Snapshot) -> dict[str, int]:
 
 
 def _statistics(snapshot: Snapshot) -> Table:
-    moments = Moments.empty()
+    found: ByChannels = {}
     for entry in snapshot.parts:
-        moments = moments.merge(Moments.from_json(entry.stats["moments"]))
+        found = merge_apart(found, apart_from_json(entry.stats["moments"]))
+    moments = most_common(found)
     names = snapshot.settings.get("channels") or [str(c) for c in range(len(moments.mean()))]
     deviations = [max(value, 0.0) ** 0.5 for value in moments.variance()]
     rows = tuple(zip(names, moments.mean(), deviations, strict=False))

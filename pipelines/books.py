@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipelines.chunks import record_path
 from pipelines.plan import IngestPlan
 from pipelines.raw import RawFile
-from preprocessing.statistics import Moments
+from preprocessing.statistics import ByChannels, apart_from_json, apart_to_json, merge_apart
 from storage.fingerprint import checksum, sha256_hex
 from storage.fs import Store
 from storage.manifest import (
@@ -56,7 +56,7 @@ class BooksError(RuntimeError):
 class Statistics:
     """What the samples of a part are like."""
 
-    moments: Moments = field(default_factory=Moments.empty)
+    moments: ByChannels = field(default_factory=dict)
     shapes: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
@@ -66,7 +66,7 @@ class Statistics:
 
     def add(self, record: dict[str, Any]) -> None:
         """Take the samples of a chunk."""
-        self.moments = self.moments.merge(Moments.from_json(record["moments"]))
+        self.moments = merge_apart(self.moments, apart_from_json(record["moments"]))
         self.shapes.update(record["shapes"])
         groups: dict[str, set[int]] = {}
         for shard in record["shards"]:
@@ -92,7 +92,7 @@ class Statistics:
     def to_json(self) -> dict[str, Any]:
         """Return what a snapshot keeps."""
         return {
-            "moments": self.moments.to_json(),
+            "moments": apart_to_json(self.moments),
             "shapes": dict(sorted(self.shapes.items())),
             "splits": dict(sorted(self.splits.items())),
             "groups": self.group_counts(),

@@ -21,7 +21,7 @@ from pipelines.plan import PlannedUnit, group_hash, group_of
 from pipelines.raw import SMALL_BYTES, RawFile, opened
 from preprocessing.errors import DecodeError
 from preprocessing.source import Source
-from preprocessing.statistics import Moments
+from preprocessing.statistics import ByChannels, apart, apart_to_json, merge_apart
 from storage.fingerprint import canonical_json, sha256_hex
 from storage.fs import Store
 from storage.shards import Row, Sample, pack_shard
@@ -179,7 +179,7 @@ class _ChunkWriter:
         self.store, self.job = store, job
         self.shards: list[dict[str, Any]] = []
         self.open = _Open()
-        self.moments = Moments.empty()
+        self.moments: ByChannels = {}
         self.units: list[dict[str, Any]] = []
         self.rejects: list[dict[str, Any]] = []
         self.begin()
@@ -208,7 +208,7 @@ class _ChunkWriter:
         key = sample_key(planned.unit, planned.content_hash, index)
         self.open.samples.append(Sample(key, encoded.ext, encoded.payload, metadata))
         self.open.size += len(encoded.payload)
-        self.moments = self.moments.merge(new.moments)
+        self.moments = merge_apart(self.moments, apart(new.moments))
         self.open.rows.append(
             {
                 "source": first.uri,
@@ -275,7 +275,7 @@ class _ChunkWriter:
             "shards": self.shards,
             "units": self.units,
             "rejects": self.rejects,
-            "moments": self.moments.to_json(),
+            "moments": apart_to_json(self.moments),
             "shapes": dict(Counter("x".join(map(str, row["shape"])) for row in rows)),
         }
 

@@ -28,7 +28,7 @@ from pipelines.stalls import Stalls
 from pipelines.stream import StreamConfig
 from pipelines.worker import use_one_thread
 from preprocessing.masks import MaskConfig
-from preprocessing.statistics import Moments
+from preprocessing.statistics import ByChannels, apart_from_json, merge_apart, most_common
 from storage.fs import Store
 from storage.snapshots import Snapshot
 
@@ -98,9 +98,10 @@ class Feed:
         self.failed: dict[str, str] = {}
         "key and error of each sample that failed and was replaced"
         self._failures: int = about.get("failures", 0)
-        self._course: Course | None = about.get("course")
+        self.course: Course | None = about.get("course")
+        "what each batch is made of; None where samples come in stored order"
         self._start: int = about.get("start", 0)
-        self.audits = self._course.audits(self._start) if self._course else []
+        self.audits = self.course.audits(self._start) if self.course else []
         "of each stream, with the proofs of the epochs that it has finished"
 
     @property
@@ -120,8 +121,8 @@ class Feed:
             self.stalls.add(asked, came, about.done, about.seconds)
             self.stalls.seconds = came - began
             self._count_failures(about)
-            if self._course is not None:
-                stream, _ = self._course.turns.locate(number)
+            if self.course is not None:
+                stream, _ = self.course.turns.locate(number)
                 self.audits[stream].add(batch["sample"].numpy(), about.replaced)
                 if len(self.audits) > 1:
                     batch["stream"] = torch.tensor(stream)
@@ -295,9 +296,10 @@ def _open_rows(
 
 
 def _about(store: Store, snapshot: Snapshot, stream: StreamConfig) -> dict[str, Any]:
-    moments = Moments.empty()
+    found: ByChannels = {}
     for entry in snapshot.parts:
-        moments = moments.merge(Moments.from_json(entry.stats["moments"]))
+        found = merge_apart(found, apart_from_json(entry.stats["moments"]))
+    moments = most_common(found)
     return {
         "fingerprints": {
             "dataset": snapshot.dataset,

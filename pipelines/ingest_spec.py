@@ -76,6 +76,12 @@ class IngestSpec:
                     "to below 1."
                 )
 
+    @property
+    def expected_channels(self) -> tuple[str, ...]:
+        """The channels that each unit of several files must have: also the one that tells cloud."""
+        cloud = {self.cloud_band} - {"", *self.channels} if self.channels else ()
+        return (*self.channels, *cloud)
+
     def shard_bytes(self, total: int) -> int:
         """Return the raw bytes of a shard for an input of `total` bytes."""
         return self.shard_size or min(max(total // 32, 2 * 2**20), 256 * 2**20)

@@ -230,7 +230,7 @@ def group_inputs(files: pa.Table, spec: IngestSpec) -> tuple[Units, pa.Table]:
         refused.append(Refusal(int(row), reason, detail))
     if spec.pattern:
         paths = _paths(files.take(sound)).to_pylist()
-        units, more = group_paths(paths, sound, spec.pattern, spec.channels)
+        units, more = group_paths(paths, sound, spec.pattern, spec.expected_channels)
         refused += more
     else:
         units = Units(sound.reshape(-1, 1))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
 import cv2
 import numpy as np
@@ -82,6 +83,38 @@ class Moments:
             tuple(_number(value) for value in fields["total"]),
             tuple(_number(value) for value in fields["squares"]),
         )
+
+
+ByChannels = dict[int, Moments]
+"Moments of samples that differ in their number of channels, each number apart."
+
+
+def merge_apart(left: ByChannels, right: ByChannels) -> ByChannels:
+    """Return the moments of both sets of samples, for each number of channels."""
+    both = sorted({*left, *right})
+    none = Moments.empty()
+    return {number: left.get(number, none).merge(right.get(number, none)) for number in both}
+
+
+def apart(moments: Moments) -> ByChannels:
+    """Return the moments of samples of one kind under their number of channels."""
+    return {len(moments.count): moments} if moments.count else {}
+
+
+def apart_to_json(moments: ByChannels) -> dict[str, Any]:
+    """Return what JSON can hold."""
+    return {str(number): moments[number].to_json() for number in sorted(moments)}
+
+
+def apart_from_json(fields: dict[str, Any]) -> ByChannels:
+    """Return the moments that `apart_to_json` wrote."""
+    return {int(number): Moments.from_json(each) for number, each in fields.items()}
+
+
+def most_common(moments: ByChannels) -> Moments:
+    """Return the moments of the number of channels that most values have."""
+    kinds = sorted(moments.values(), key=lambda each: (-sum(each.count), len(each.count)))
+    return kinds[0] if kinds else Moments.empty()
 
 
 def _number(text: int | str) -> int | Fraction:

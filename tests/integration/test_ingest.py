@@ -251,7 +251,7 @@ def test_statistics_are_exact(tmp_path: Path) -> None:
     ingest(store, [str(raw)], "cells", spec(modality="microscopy", pattern=FIELD_PATTERN), DIRECT)
     snapshot = read_snapshot(store, "cells")
     assert snapshot is not None
-    moments = Moments.from_json(snapshot.parts[0].stats["moments"])
+    moments = Moments.from_json(snapshot.parts[0].stats["moments"]["3"])
     import tifffile
 
     dna = np.stack([tifffile.imread(p) for p in sorted(raw.glob("*DNA.tif"))]).astype(float)
@@ -266,3 +266,23 @@ def test_an_ome_zarr_among_pictures_is_refused(tmp_path: Path) -> None:
     store = open_store(tmp_path / "store")
     report = ingest(store, [str(raw)], "photos", spec(), DIRECT)
     assert (report["inputs"], report["reasons"]) == (3, {"unrecognised_format": 1})
+
+
+def test_fields_of_different_channel_counts_are_measured_apart(tmp_path: Path) -> None:
+    import tifffile
+
+    from preprocessing.statistics import apart_from_json, most_common
+
+    (tmp_path / "raw").mkdir()
+    rng = np.random.default_rng(0)
+    for number, channels in enumerate((2, 3, 3)):
+        field = rng.integers(0, 4096, (channels, 24, 24)).astype(np.uint16)
+        tifffile.imwrite(tmp_path / "raw" / f"{number}.tif", field, photometric="minisblack")
+    store = open_store(tmp_path / "store")
+    report = ingest(store, [str(tmp_path / "raw")], "cells", spec(modality="microscopy"), DIRECT)
+    assert (report["written"], report["rejects"]) == (3, 0)
+    snapshot = read_snapshot(store, "cells")
+    assert snapshot is not None
+    moments = apart_from_json(snapshot.parts[0].stats["moments"])
+    assert [each.count for each in moments.values()] == [(576, 576), (1152, 1152, 1152)]
+    assert len(most_common(moments).count) == 3
