@@ -83,9 +83,9 @@ def _input(root: str, below: str, found: dict[str, Any]) -> dict[str, Any]:
     try:
         row["size"] = Store(root).size(below)
     except FileNotFoundError:
-        row["problem"] = "decode_error: listed, but there is no such file"
+        row["problem"] = "missing_file: listed, but there is no such file"
     except ValueError as error:
-        row["problem"] = f"decode_error: listed, but {error}"
+        row["problem"] = f"missing_file: listed, but {error}"
     return row
 
 

@@ -90,12 +90,12 @@ def _hash(file: RawFile) -> tuple[str, int, str]:
     try:
         return content_hash(file), stamp(file), ""
     except FileNotFoundError as error:
-        return "", 0, f"decode_error: listed, but gone ({error.strerror or error})"
+        return "", 0, f"missing_file: listed, but gone ({error.strerror or error})"
     except PermissionError as error:
-        return "", 0, f"decode_error: cannot be read ({error.strerror or error})"
+        return "", 0, f"permission_denied: cannot be read ({error.strerror or error})"
     except StoreError as error:
         if isinstance(error.__cause__, PermissionError):
-            return "", 0, f"decode_error: cannot be read ({error.__cause__.strerror})"
+            return "", 0, f"permission_denied: cannot be read ({error.__cause__.strerror})"
         raise
 
 

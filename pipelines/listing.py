@@ -126,7 +126,7 @@ def _folder_rows(root: str, inputs: Iterable[tuple[str, int, bool]]) -> Iterator
     for path, size, folder in inputs:
         row = {"root": root, "name": path, "size": max(size, 0), "folder": folder}
         if size < 0:
-            row["problem"] = "decode_error: a link that leads to no file"
+            row["problem"] = "missing_file: a link that leads to no file"
         yield row
 
 

@@ -154,14 +154,14 @@ def test_links_and_modes_that_a_checkout_cannot_hold(tmp_path: Path) -> None:
     shutil.copy(BROKEN / "gray8.jpg", raw / "ok.jpg")
     (raw / "loop" / "up").symlink_to("..")
     (raw / "dangling.jpg").symlink_to("missing.jpg")
-    wanted = {"dangling.jpg": "decode_error"}
+    wanted = {"dangling.jpg": "missing_file"}
     written = {"ok.jpg"}
     shutil.copy(BROKEN / "cmyk.jpg", raw / "unreadable.jpg")
     (raw / "unreadable.jpg").chmod(0)
     if os.access(raw / "unreadable.jpg", os.R_OK):  # root reads everything
         written.add("unreadable.jpg")
     else:
-        wanted["unreadable.jpg"] = "decode_error"
+        wanted["unreadable.jpg"] = "permission_denied"
     outcome = ingest_all(tmp_path / "store", "image", str(raw))
     assert {Path(uri).name for uri in outcome.samples} == written
     assert outcome.reasons() == wanted

@@ -46,7 +46,7 @@ def test_a_link_to_nothing_is_an_input_that_cannot_be_read(tmp_path: Path) -> No
     os.symlink(tmp_path / "gone.jpg", tmp_path / "2.jpg")
     assert list_source(str(tmp_path))["problem"].to_pylist() == [
         "",
-        "decode_error: a link that leads to no file",
+        "missing_file: a link that leads to no file",
     ]
 
 
@@ -110,7 +110,7 @@ def test_a_list_gives_labels_metadata_and_segments(tmp_path: Path) -> None:
     assert two.metadata["site"] == 7
     assert (gone.name, table["problem"][2].as_py()) == (
         "v/3.mp4",
-        "decode_error: listed, but there is no such file",
+        "missing_file: listed, but there is no such file",
     )
 
 
