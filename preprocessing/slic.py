@@ -32,14 +32,18 @@ def slic_regions(
         (H, W) uint16.
 
     Raises:
-        ModuleNotFoundError: scikit-image is not installed.
+        ValueError: too many segments, or scikit-image is not installed.
     """
     if not 1 <= segments <= MAX_SEGMENTS:
         raise ValueError(
             f"regions.segments is {segments}; it must be 1 to {MAX_SEGMENTS}. 64 is usual."
         )
-    from skimage.segmentation import slic  # a fifth of a second to import; few runs need it
-
+    try:
+        from skimage.segmentation import slic  # a fifth of a second to import; few runs need it
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "regions needs scikit-image. Install it with 'pip install headrace[regions]'."
+        ) from error
     lab = image.dtype == np.uint8 and image.shape[-1] == 3
     labels = slic(
         image if lab else _unit_range(image),
