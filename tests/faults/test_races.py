@@ -161,7 +161,7 @@ def start_together(course: Course, other: Zygote, rounds: int) -> None:
 def test_two_that_start_together_end_as_one_after_the_other(
     courses: Callable[[str], Course], other_zygote: Zygote, name: str
 ) -> None:
-    start_together(courses(name), other_zygote, 3)
+    start_together(courses(name), other_zygote, 2)
 
 
 @pytest.mark.slow
