@@ -188,7 +188,8 @@ def _writing_remote(store: Store, folder: str) -> Iterator[None]:
     try:
         yield
     finally:
-        store.delete(f"{folder}/{WRITING}")
+        with suppress(StoreError):  # what stays grows old; the error that ended the block counts
+            store.delete(f"{folder}/{WRITING}")
 
 
 @contextmanager
