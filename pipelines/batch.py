@@ -119,6 +119,16 @@ class BatchBuilder:
         about = About(self._clock.seconds, self._failed, self._substitutes, time.perf_counter())
         return batch, about
 
+    def payloads(self, places: list[Place]) -> list[tuple[str, bytes]]:
+        """Return (extension, bytes) of the samples at `places`, verified, not decoded."""
+        found = []
+        for shard, row in places:
+            entry, fields = self.rows[shard], self.rows[shard].row(row)
+            where = f"{self.stream.dataset}/{entry.shard}, sample {fields['key']}"
+            data = self._read(f"{entry.folder}/{entry.shard}", fields, where)
+            found.append((fields["ext"], data))
+        return found
+
     def _replaced(self, place: Place, epoch: int) -> tuple[Arrays, Row]:
         """Return a sample, or the substitute of one that fails.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
 from typing import Any, Protocol
@@ -26,7 +27,7 @@ from pipelines.order import Order, default_lanes, remainder
 from pipelines.rows import ShardRows, read_rows, shard_sizes
 from pipelines.stalls import Stalls
 from pipelines.stream import StreamConfig
-from pipelines.worker import use_one_thread
+from pipelines.worker import one_thread, use_one_thread
 from preprocessing.masks import MaskConfig
 from preprocessing.statistics import ByChannels, apart_from_json, merge_apart, most_common
 from storage.fs import Store
@@ -71,6 +72,37 @@ class _Chunks(Dataset[Told]):
     def __getitem__(self, index: int) -> Told:
         chosen = self.places[index * self.batch : (index + 1) * self.batch]
         return self.builder.build_told(chosen, HELDOUT_EPOCH)
+
+
+class _FirstHere:
+    """Batches of a course by workers, save the first: it is built here, while they start.
+
+    A fork server with its imports takes seconds; nobody has to wait for it.
+    """
+
+    def __init__(self, course: Course, numbers: range, workers: int) -> None:
+        self.course, self.numbers = course, numbers
+        self.loader = _load(_Batches(course, numbers[1:]), workers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[Told]:
+        if not len(self.numbers):
+            return
+        if len(self.numbers) == 1:
+            yield self.course.build(self.course.task(self.numbers[0]))
+            return
+        with ThreadPoolExecutor(1) as starter:
+            started = starter.submit(iter, self.loader)
+            with one_thread():
+                yield self.course.build(self.course.task(self.numbers[0]))
+            rest = started.result()
+        yield from rest
+
+    def close(self) -> None:
+        """Stop the workers."""
+        self.loader._iterator = None
 
 
 def _start_worker(_: int) -> None:
@@ -142,7 +174,9 @@ class Feed:
 
     def close(self) -> None:
         """Stop the workers, if any."""
-        if isinstance(self._source, DataLoader):
+        if isinstance(self._source, _FirstHere):
+            self._source.close()
+        elif isinstance(self._source, DataLoader):
             self._source._iterator = None
 
 
@@ -248,7 +282,7 @@ def _source(course: Course, numbers: range, workers: int, kind: str) -> Source:
         return RayStream(course, numbers)
     if kind != "local":
         raise ValueError(f"feed is {kind!r}; it must be local or ray.")
-    return _load(_Batches(course, numbers), workers)
+    return _FirstHere(course, numbers, workers) if workers else _load(_Batches(course, numbers), 0)
 
 
 def open_heldout(store: Store, stream: StreamConfig, *, workers: int = 0) -> Feed | None:

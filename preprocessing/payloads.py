@@ -14,7 +14,7 @@ from preprocessing.encoded import Encoded
 from preprocessing.errors import DecodeError
 from preprocessing.images import decode_rgb
 from preprocessing.jpeg import decode_plain, is_plain
-from preprocessing.rasters import decode_raster
+from preprocessing.raster_codec import decode_raster
 from preprocessing.video_codec import decode_clip
 
 __all__ = ["EXTENSIONS", "IMAGE_EXTENSIONS", "Encoded", "decode_payload", "fill_not_finite"]
