@@ -155,4 +155,4 @@ def test_killed_actors_of_the_ray_feed_change_no_batch(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.faults.feed_under_fire", str(tmp_path), "2"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("killed ")
+    assert "killed" in [line.split(" ")[0] for line in done.stdout.splitlines()]
