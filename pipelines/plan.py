@@ -125,14 +125,15 @@ def plan_ingest(
     base = _check_dataset(store, dataset, spec)
     if retry_rejects and not sources:
         sources = _recorded_sources(base)
-    listing = list_sources(sources, labels=spec.labels)
+    files = list_sources(sources, labels=spec.labels)
     known = known_inputs(store, base)
     if retry_rejects:
-        listing = listing.filter(known.was_refused(listing))
-    inputs = hash_inputs(listing, executor, progress)
-    fresh = inputs if retry_rejects else inputs.filter(compute.invert(known.knows(inputs)))
-    task = Task(dataset, spec, tuple(sources), base, retry_rejects, len(inputs))
-    return plan_files(fresh.combine_chunks(), known, task)
+        files = files.filter(known.was_refused(files))
+    files = hash_inputs(files, executor, progress)
+    task = Task(dataset, spec, tuple(sources), base, retry_rejects, len(files))
+    if not retry_rejects and base is not None:
+        files = files.filter(compute.invert(known.knows(files)))
+    return plan_files(files.combine_chunks(), known, task)
 
 
 @dataclass(frozen=True, slots=True)

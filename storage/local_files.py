@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -111,24 +112,27 @@ def walk_files(
     """
     try:
         status = os.stat(folder / below)
-        entries = [(e.name, e.is_dir(), e) for e in os.scandir(folder / below)]
+        with os.scandir(folder / below) as entries:  # names alone: entries take ten times as much
+            names = sorted(e.name + "/" if e.is_dir() else e.name for e in entries)
     except (FileNotFoundError, NotADirectoryError):
         return
     place = (status.st_dev, status.st_ino)
     if place in above:
         return
-    for name, is_folder, entry in sorted(entries, key=lambda e: e[0] + "/" * e[1]):
+    for name in names:
         path = f"{below}/{name}" if below else name
-        if is_folder:
-            yield from walk_files(folder, path, above | {place})
+        if name.endswith("/"):
+            yield from walk_files(folder, path[:-1], above | {place})
         elif not name.startswith(TEMPORARY):
+            whole = os.path.join(folder, path)
             try:
-                if entry.is_file():
-                    yield path, entry.stat().st_size
-                elif entry.is_symlink() and not os.path.exists(entry.path):
-                    yield path, -1
+                found = os.stat(whole)
             except FileNotFoundError:
+                if os.path.islink(whole):
+                    yield path, -1
                 continue
+            if stat.S_ISREG(found.st_mode):
+                yield path, found.st_size
 
 
 def list_folders(folder: Path) -> list[str]:
