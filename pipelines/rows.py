@@ -157,6 +157,13 @@ def _numbers(values: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
     return np.frombuffer(array.buffers()[1] or b"", bits)[array.offset : array.offset + len(array)]
 
 
+def _text(text: str) -> pa.StringScalar:
+    """Return a text as Arrow's; `pa.scalar` would import pandas."""
+    data = text.encode()
+    ends = pa.py_buffer(np.array([0, len(data)], np.int32))
+    return pa.StringArray.from_buffers(1, ends, pa.py_buffer(data))[0]
+
+
 def _taken(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
     """Return rows of a table, given ascending; a run of them is not copied."""
     if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
@@ -170,7 +177,7 @@ def _chosen(manifest: pa.Table, split: str | None, where: Mapping[str, Any]) -> 
     """Return the numbers of the rows of a split that fit the conditions."""
     rows = np.arange(len(manifest))
     if split is not None:
-        same = compute.indices_nonzero(compute.equal(manifest["split"], split))
+        same = compute.indices_nonzero(compute.equal(manifest["split"], _text(split)))
         rows = _numbers(same).astype(np.int64)
     return rows[fitting(_taken(manifest, rows), where)] if where else rows
 
