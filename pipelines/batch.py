@@ -20,6 +20,7 @@ import torch
 import torch.utils.data
 from numpy.typing import NDArray
 
+from pipelines.cache import Cached, cache_of_environment
 from pipelines.column_codec import unpack_array
 from pipelines.keys import sample_id
 from pipelines.producers import VIEW_SEED, channels_first, spatial_shape
@@ -43,6 +44,8 @@ from storage.shards import ShardError, ShardReader
 Batch = dict[str, Any]
 Arrays = dict[str, Any]
 Place = tuple[int, int]
+OPEN_SHARDS = 64
+"How many shards a process keeps open; of a cache, as many are in use."
 
 
 class About(NamedTuple):
@@ -82,14 +85,16 @@ class BatchBuilder:
     ) -> None:
         self.store_uri, self.stream, self.rows, self.labelled = store_uri, stream, rows, labelled
         self.columns = stream.needed_columns()
+        self.cache = cache_of_environment()
         self._readers: dict[str, ShardReader] = {}
+        self._cached: dict[str, Cached] = {}
         self._ends = np.cumsum(shard_sizes(rows))
         self._clock = Clock()
         self._failed: list[tuple[str, str]] = []
         self._substitutes = 0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_readers": {}}
+        return {**self.__dict__, "_readers": {}, "_cached": {}}
 
     def build(self, places: list[Place], epoch: int) -> Batch:
         """Return the batch of the samples at `places` ((shard, row) pairs) as seen in `epoch`."""
@@ -178,16 +183,49 @@ class BatchBuilder:
         }
 
     def _read(self, path: str, fields: Mapping[str, Any], where: str) -> bytes:
-        reader = self._readers.get(path)
-        if reader is None:
-            reader = self._readers[path] = ShardReader(Store(self.store_uri), path, where)
-            while len(self._readers) > 64:
-                self._readers.pop(next(iter(self._readers))).close()
+        reader = self._reader(path, where)
         reader.where, before = where, reader.verifying
-        data = reader.read(*place_of(fields), fields["key"])
+        try:
+            data = reader.read(*place_of(fields), fields["key"])
+        except ShardError:
+            if path not in self._cached:
+                raise
+            data = self._reader_again(path, where).read(*place_of(fields), fields["key"])
+            before = 0.0
         self._clock.lap("read")
-        self._clock.move(reader.verifying - before, "read", "verify")
+        self._clock.move(self._readers[path].verifying - before, "read", "verify")
         return data
+
+    def _reader(self, path: str, where: str) -> ShardReader:
+        """Return a reader of a shard; of a remote one, through the cache if there is one."""
+        reader = self._readers.get(path)
+        if reader is not None:
+            return reader
+        while len(self._readers) >= OPEN_SHARDS:
+            self._close(next(iter(self._readers)))
+        store = Store(self.store_uri)
+        if self.cache is not None and store.local_path(path) is None:
+            found = self.cache.fetch(store, path)
+            if found is not None:
+                self._cached[path] = found
+                here = Store(str(found.path.parent))
+                self._readers[path] = ShardReader(here, found.path.name, where)
+                return self._readers[path]
+        self._readers[path] = ShardReader(store, path, where)
+        return self._readers[path]
+
+    def _reader_again(self, path: str, where: str) -> ShardReader:
+        """Return a reader of the store's own file, after the cache's copy proved damaged."""
+        self._close(path)
+        if self.cache is not None:
+            self.cache.forget(Store(self.store_uri), path)
+        self._readers[path] = ShardReader(Store(self.store_uri), path, where)
+        return self._readers[path]
+
+    def _close(self, path: str) -> None:
+        self._readers.pop(path).close()
+        if path in self._cached:
+            self._cached.pop(path).close()
 
     def _decoded(
         self, payload: bytes, fields: Mapping[str, Any], where: str

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipelines.artefacts import resolve_all
 from pipelines.audit import Proof
 from pipelines.batch import About, Batch, BatchBuilder, Told
+from pipelines.cache import Ahead
 from pipelines.catalog import open_snapshot
 from pipelines.mixture import Course, Turns
 from pipelines.order import Order, default_lanes, remainder
@@ -126,6 +127,7 @@ class Feed:
         self.fingerprints: dict[str, Any] = about["fingerprints"]
         self.stats: dict[str, list[float]] = about["stats"]
         self.channels: list[str] = about["channels"]
+        self._ahead: Ahead | None = None
         self.stalls = Stalls(about.get("workers", 0))
         self.failed: dict[str, str] = {}
         "key and error of each sample that failed and was replaced"
@@ -142,6 +144,7 @@ class Feed:
         return [proof for audit in self.audits for proof in audit.proofs]
 
     def __iter__(self) -> Iterator[Batch]:
+        self._fetch_ahead()
         source, began = iter(self._source), time.perf_counter()
         for number in count(self._start):
             asked = time.perf_counter()
@@ -160,6 +163,13 @@ class Feed:
                     batch["stream"] = torch.tensor(stream)
             yield batch
 
+    def _fetch_ahead(self) -> None:
+        """Begin to download the remote shards of the next epoch's worth of batches."""
+        cache = self.course.builders[0].cache if self.course is not None else None
+        if self.course is not None and cache is not None:
+            end = min(self._start + self.batches_per_epoch, self._start + len(self._source))
+            self._ahead = Ahead(cache, self.course.shards(range(self._start, end)))
+
     def _count_failures(self, about: About) -> None:
         self.failed.update(about.failed)
         if len(self.failed) > self._failures:
@@ -173,7 +183,9 @@ class Feed:
         return len(self._source)
 
     def close(self) -> None:
-        """Stop the workers, if any."""
+        """Stop the workers and downloads, if any."""
+        if self._ahead is not None:
+            self._ahead.close()
         if isinstance(self._source, _FirstHere):
             self._source.close()
         elif isinstance(self._source, DataLoader):

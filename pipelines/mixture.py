@@ -7,7 +7,7 @@ mixture is one integer, as that of a stream.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from pipelines.audit import Audit
 from pipelines.batch import BatchBuilder, Place, Told
 from pipelines.order import Order
+from storage.fs import Store
 
+_REMEMBERED = 10_000
+"How many shards are remembered as fetched already."
 _TURNS = 17
 "Spawn key of the draw, apart from those of the order."
 
@@ -89,6 +92,22 @@ class Course:
     def build(self, task: Task) -> Told:
         """Build a batch."""
         return self.builders[task.stream].build_told(task.places, task.epoch)
+
+    def shards(self, batches: range) -> Iterator[tuple[Store, str]]:
+        """Yield the remote shards of batches in the order of their use, each once in a row."""
+        lately: dict[tuple[str, str], None] = {}
+        for batch in batches:
+            task = self.task(batch)
+            builder = self.builders[task.stream]
+            store = Store(builder.store_uri)
+            for number in dict.fromkeys(shard for shard, _ in task.places):
+                rows = builder.rows[number]
+                path = f"{rows.folder}/{rows.shard}"
+                if (store.uri, path) not in lately and store.local_path(path) is None:
+                    yield store, path
+                lately[store.uri, path] = None
+            while len(lately) > _REMEMBERED:
+                lately.pop(next(iter(lately)))
 
     def audits(self, start: int) -> list[Audit]:
         """Return an audit for each stream of a feed that begins at a batch."""
