@@ -1,0 +1,115 @@
+"""The order of 10^6 to 10^9 samples: seconds and memory to the first and to a middle batch.
+
+    python benchmarks/order.py [--samples 1000000 1000000000] [--rounds 3]
+
+Each figure is of a process of its own: seconds from numbers to indices, without imports, and what
+its peak memory grew by. headrace computes a global batch of 256 from the sizes of the shards (1,000
+samples each); torch's DistributedSampler permutes all samples, and can begin in the middle only by
+passing over what comes before. Where a contender would need more memory than is free: "cannot".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+BATCH, SHARD = 256, 1000
+TORCH_BYTES = 48
+"a sample, at the peak of DistributedSampler: a tensor of 8 bytes, a list of 8, its numbers of 32"
+
+
+def order_headrace(samples: int, middle: bool) -> None:
+    """Compute one global batch of headrace's order."""
+    from pipelines.order import Order, OrderConfig
+
+    sizes = np.full(samples // SHARD, SHARD, np.int64)
+    order = Order(sizes, OrderConfig(batch=BATCH, lanes=8, seed=0))
+    order.batch(order.batches_per_epoch // 2 if middle else 0)
+
+
+def order_torch(samples: int, middle: bool) -> None:
+    """Take a batch of indices from DistributedSampler."""
+    from torch.utils.data import DistributedSampler
+
+    class Sized:
+        def __len__(self) -> int:
+            return samples
+
+    sampler = iter(DistributedSampler(Sized(), num_replicas=1, rank=0, seed=0))  # type: ignore
+    begin = samples // 2 if middle else 0
+    list(islice(sampler, begin, begin + BATCH))
+
+
+CONTENDERS: dict[str, Callable[[int, bool], None]] = {
+    "headrace": order_headrace,
+    "torch DistributedSampler": order_torch,
+}
+
+
+def measure(name: str, samples: int, middle: bool) -> None:
+    """Print seconds and the growth of the peak memory in bytes, as JSON."""
+    sys.path.insert(0, str(ROOT))
+    import pipelines.order  # noqa: F401  # imports are no part of the figure
+
+    if name != "headrace":
+        import torch.utils.data  # noqa: F401
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.perf_counter()
+    CONTENDERS[name](samples, middle)
+    seconds = time.perf_counter() - began
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(json.dumps({"seconds": seconds, "bytes": grown * 1024}))
+
+
+def row(name: str, samples: int, middle: bool, rounds: int) -> str:
+    """Return a row of the table."""
+    where = "middle" if middle else "first"
+    if name != "headrace" and samples * TORCH_BYTES > psutil.virtual_memory().available * 0.8:
+        return f"| {samples:.0e} | {where} | {name} | cannot | more than is free |"
+    told = []
+    for _ in range(rounds):
+        line = [sys.executable, __file__, "--one", name, "--samples", str(samples)]
+        done = subprocess.run(
+            [*line, "--middle"] if middle else line, capture_output=True, text=True, check=True
+        )
+        told.append(json.loads(done.stdout))
+    seconds = statistics.median(one["seconds"] for one in told)
+    memory = statistics.median(one["bytes"] for one in told)
+    return f"| {samples:.0e} | {where} | {name} | {seconds:.4f} | {memory / 1e6:,.1f} |"
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, nargs="*", default=[10**n for n in (6, 7, 8, 9)])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one round, up to 10^7 samples")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--middle", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.one:
+        measure(given.one, given.samples[0], given.middle)
+        return
+    if given.quick:
+        given.rounds, given.samples = 1, [10**6, 10**7]
+    print("| samples | batch | contender | seconds | MB |\n| --- | --- | --- | --- | --- |")
+    for samples in given.samples:
+        for name in CONTENDERS:
+            for middle in (False, True):
+                print(row(name, samples, middle, given.rounds), flush=True)
+
+
+if __name__ == "__main__":
+    main()
