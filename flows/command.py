@@ -9,25 +9,17 @@ from typing import Annotated
 
 import typer
 
-from flows import ingest_commands, store_commands
+from flows import column_commands, ingest_commands, store_commands
 from flows.arguments import (
     Direct,
     Json,
     Modality,
-    RayAddress,
     Store,
-    Workers,
     executor_values,
     stages_by_name,
 )
-from flows.command_text import derive_line, pretrain_line
-from flows.options import (
-    UsageError,
-    answer,
-    column_settings,
-    errors_for_people,
-    split_settings,
-)
+from flows.command_text import pretrain_line
+from flows.options import answer, errors_for_people
 
 app = typer.Typer(
     name="headrace",
@@ -54,74 +46,8 @@ class Probe(StrEnum):
 
 app.command(epilog=ingest_commands.PLAN_EXAMPLE)(ingest_commands.plan)
 app.command(epilog=ingest_commands.INGEST_EXAMPLE)(ingest_commands.ingest)
-
-
-@app.command(epilog="Example: headrace derive clips flow hog cell=8 view.size=112")
-def derive(
-    dataset: Annotated[str, typer.Argument(help="the dataset")],
-    columns: Annotated[
-        list[str] | None, typer.Argument(help="columns, and key=value settings")
-    ] = None,
-    recipe: Annotated[
-        str, typer.Option("--for", help="derive what this recipe needs, as it needs it")
-    ] = "",
-    store: Store = "./store",
-    workers: Workers = 0,
-    direct: Direct = False,
-    ray_address: RayAddress = "",
-    as_json: Json = False,
-) -> None:
-    """Compute derived columns; what is there already is left alone."""
-    from pipelines.producers import PRODUCERS
-
-    with errors_for_people():
-        names, settings = split_settings(columns or [])
-        known = {name: producer.defaults for name, producer in PRODUCERS.items()}
-        if recipe:
-            from flows.recipes import needed_columns
-
-            asked = needed_columns(recipe, dataset, columns or [])
-        else:
-            asked = column_settings(names, settings, known)
-        if not asked:
-            raise UsageError(
-                f"derive {dataset}: name at least one column of {', '.join(PRODUCERS)}, or --for "
-                "RECIPE."
-            )
-        report = stages_by_name(direct)["derive"](
-            store, dataset, asked, executor_values(workers, direct, ray_address)
-        )
-    answer(
-        report,
-        as_json,
-        "\n".join(derive_line(dataset, name, about) for name, about in report.items()),
-    )
-
-
-@app.command(epilog="Example: headrace why clips hog cell=4")
-def why(
-    dataset: Annotated[str, typer.Argument(help="the dataset")],
-    column: Annotated[list[str], typer.Argument(help="a column, and key=value settings")],
-    store: Store = "./store",
-    as_json: Json = False,
-) -> None:
-    """Explain, a line a part, whether a column is there, and if not what differs."""
-    from pipelines.derive import why as explain
-    from pipelines.producers import PRODUCERS
-    from storage.fs import open_store
-
-    with errors_for_people():
-        names, settings = split_settings(column)
-        if len(names) != 1:
-            raise UsageError(f"why {dataset}: name exactly one column of {', '.join(PRODUCERS)}.")
-        known = {name: producer.defaults for name, producer in PRODUCERS.items()}
-        asked = column_settings(names, settings, known)[names[0]]
-        parts = explain(open_store(store), dataset, names[0], asked)
-    answer(
-        {"parts": parts},
-        as_json,
-        "\n".join(f"{p['part']}: {p['state']}: {p['reason']}" for p in parts),
-    )
+app.command(epilog=column_commands.DERIVE_EXAMPLE)(column_commands.derive)
+app.command(epilog=column_commands.WHY_EXAMPLE)(column_commands.why)
 
 
 @app.command(

@@ -50,6 +50,24 @@ def derive_line(dataset: str, name: str, about: dict[str, Any]) -> str:
     )
 
 
+def cost_line(dataset: str, name: str, cost: dict[str, Any], workers: int) -> str:
+    """Return what a column would cost, in one line and its advice."""
+    if not cost["samples"]:
+        missing = f"nothing to do, it is there ({cost['fingerprint'][:8]})"
+    else:
+        missing = (
+            f"{cost['samples']} samples to compute, {duration(cost['seconds'] / workers)} with "
+            f"{workers} workers, {cost['bytes'] / 2**20:.2f} MiB"
+        )
+    return (
+        f"{dataset} {name}: {missing}\n"
+        f"  a sample: {cost['bytes_per_sample']:,.0f} bytes, "
+        f"{1000 * cost['seconds_per_sample']:.2f} CPU ms to compute, "
+        f"{1000 * cost['read_seconds_per_sample']:.3f} to read (by {cost['measured']} samples)\n"
+        f"  storing pays from {cost['break_even']:.2f} epochs on; {cost['advice']}"
+    )
+
+
 def pretrain_line(report: dict[str, Any]) -> str:
     """Return the one-line summary of a run."""
     heldout = "none" if report["heldout_loss"] is None else f"{report['heldout_loss']:.4f}"

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from flows.command_text import split_text
 from pipelines import catalog as store_catalog
+from pipelines.ledger import ledger_of, read_ledger
 from storage.fs import open_store
 from storage.snapshots import list_datasets
 
@@ -34,19 +35,22 @@ def catalog(
     place = open_store(store, writable=False)
     if not name:
         whole = store_catalog.list_store(place)
-        return {**whole, "columns": [c for d in whole["datasets"] for c in _columns(d)]}
+        columns = [c for d in whole["datasets"] for c in _columns(d)]
+        return {**whole, "columns": columns, "ledger": read_ledger(place)}
     if name not in list_datasets(place):
         if place.exists(f"runs/{name}/run.json"):
             return {
                 "datasets": [],
                 "columns": [],
                 "runs": [store_catalog.describe_run(place, name)],
+                "ledger": ledger_of(place, run=name),
             }
         raise FileNotFoundError(
             f"{store}: holds no dataset and no run {name!r}. See 'headrace ls'."
         )
     dataset = store_catalog.describe_dataset(place, name)
     result: dict[str, Any] = {"datasets": [dataset], "columns": _columns(dataset), "runs": []}
+    result["ledger"] = ledger_of(place, dataset=name)
     if rejects:
         result["rejects"] = store_catalog.standing_rejects(place, name)
         result["reasons"] = _counted(result["rejects"], "reason_class")
@@ -93,10 +97,39 @@ def catalog_text(result: dict[str, Any]) -> str:
     if result["runs"]:
         heads = ("run", "dataset", "step", "loss", "held-out loss", "samples/s")
         parts.append(text_table(heads, [_run_row(run) for run in result["runs"]]))
+    parts += _ledger_texts(result["ledger"])
     return (
         "\n".join(parts)
         or "the store is empty; begin with 'headrace ingest SOURCE --modality … --dataset NAME'"
     )
+
+
+def _ledger_texts(ledger: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Return what data work cost, and what each run found done."""
+    texts = []
+    if ledger["columns"]:
+        rows = [
+            (
+                e["dataset"],
+                f"{e['column']} {e['fingerprint'][:8]}",
+                f"{e['seconds']:.2f}",
+                f"{e['bytes'] / 2**20:.2f}",
+                e["samples"],
+                e["runs"],
+                f"{e['saved']:.2f}",
+            )
+            for e in ledger["columns"]
+        ]
+        heads = ("dataset", "data work", "s spent", "MiB", "samples", "runs", "s saved by reuse")
+        texts.append(text_table(heads, rows))
+    if ledger["runs"]:
+        runs = [
+            (e["run"], e["dataset"], f"{e['spent']:.2f}", f"{e['saved']:.2f}")
+            for e in ledger["runs"]
+        ]
+        heads = ("run", "dataset", "s of data work", "s saved by reuse")
+        texts.append(text_table(heads, runs))
+    return texts
 
 
 def _rejects_text(result: dict[str, Any]) -> str:

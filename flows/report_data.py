@@ -33,6 +33,7 @@ from flows.report_pictures import fitted, overlay_mask, stained, strip, true_col
 from flows.report_samples import EXHIBIT, SHOWN_FRAMES, choose, column_section, thumbnails
 from pipelines.batch import BatchBuilder
 from pipelines.catalog import describe_dataset, describe_run, open_snapshot, read_rejects
+from pipelines.ledger import ledger_of
 from pipelines.rows import read_rows
 from preprocessing.statistics import ByChannels, apart_from_json, merge_apart, most_common
 from storage.columns import list_columns
@@ -135,7 +136,33 @@ def dataset_section(store: Store, name: str) -> DatasetSection:
             column_section(store, name, spec, sizes[spec.fingerprint], moving)
             for spec in list_columns(store, name)
         ),
+        ledger=_data_work(store, name),
     )
+
+
+def _data_work(store: Store, dataset: str) -> Table | None:
+    """Return what ingest and columns cost, and what later runs did not have to spend."""
+    lines = ledger_of(store, dataset=dataset)["columns"]
+    rows = tuple(
+        (
+            f"{line['column']} {line['fingerprint'][:8]}",
+            round(line["seconds"], 2),
+            round(line["bytes"] / 2**20, 2),
+            line["runs"],
+            round(line["saved"], 2),
+        )
+        for line in lines
+    )
+    heads = ("data work", "seconds", "MiB", "runs", "seconds saved by reuse")
+    return Table(heads=heads, rows=rows) if rows else None
+
+
+def _run_work(store: Store, run: str) -> Table | None:
+    """Return the data work that a run was the first to use, and that it found done."""
+    lines = ledger_of(store, run=run)["runs"]
+    rows = tuple((e["dataset"], round(e["spent"], 2), round(e["saved"], 2)) for e in lines)
+    heads = ("dataset", "seconds of data work", "seconds saved by reuse")
+    return Table(heads=heads, rows=rows) if rows else None
 
 
 def _causes(store: Store, name: str) -> tuple[RejectCause, ...]:
@@ -191,6 +218,7 @@ def run_section(store: Store, name: str) -> RunSection:
         masks=_masks(store, recipe),
         pictures=_pictures(store, name),
         throughput=_throughput(steps),
+        ledger=_run_work(store, name),
         probes=tuple(_probe(probe) for probe in run["probes"]),
         provenance=run["provenance"],
     )

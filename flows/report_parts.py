@@ -132,6 +132,8 @@ class DatasetSection:
     statistics: Table | None = None
     thumbnails: tuple[Image, ...] = ()
     columns: tuple[ColumnSection, ...] = ()
+    ledger: Table | None = None
+    "what data work cost, and what reuse saved"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,6 +175,8 @@ class RunSection:
     pictures: tuple[Image, ...] = ()
     "pictures that the run left while it trained, oldest first"
     throughput: Table | None = None
+    ledger: Table | None = None
+    "data work that this run was the first to use, and that it found done"
     probes: tuple[ProbeRow, ...] = ()
     provenance: dict[str, object] = field(default_factory=dict)
 

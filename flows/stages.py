@@ -8,17 +8,31 @@ and stored.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+from flows.options import say
 from flows.progress import show_progress
+from flows.weights import with_weights
 from pipelines.derive import derive
 from pipelines.executors import Executor
 from pipelines.gc import collect
 from pipelines.ingest import ingest
 from pipelines.ingest_spec import IngestSpec
+from pipelines.ledger import note_derive, note_ingest, note_run
 from pipelines.repair import repair as repair_dataset
 from pipelines.verify import verify
 from storage.fs import open_store
+
+
+@contextmanager
+def _noting() -> Iterator[None]:
+    """Let work that is done stand where its cost cannot be written down; standard error says so."""
+    try:
+        yield
+    except OSError as error:
+        say(f"headrace: the work is done, but the ledger could not be written: {error}")
 
 
 def run_ingest(
@@ -31,10 +45,10 @@ def run_ingest(
 ) -> dict[str, Any]:
     """Ingest sources into a dataset; returns what `pipelines.ingest.ingest` does, and the seconds
     it took."""
-    began = time.monotonic()
+    began, place = time.monotonic(), open_store(store)
     with show_progress() as progress:
         report = ingest(
-            open_store(store),
+            place,
             sources,
             dataset,
             _ingest_spec(spec),
@@ -42,7 +56,10 @@ def run_ingest(
             retry_rejects=retry_rejects,
             progress=progress,
         )
-    return {**report, "seconds": round(time.monotonic() - began, 2)}
+    seconds = time.monotonic() - began
+    with _noting():
+        note_ingest(place, dataset, report, seconds)
+    return {**report, "seconds": round(seconds, 2)}
 
 
 def _ingest_spec(values: dict[str, Any]) -> IngestSpec:
@@ -68,11 +85,27 @@ def run_plan(
 def run_derive(
     store: str, dataset: str, columns: dict[str, dict[str, Any]], executor: dict[str, Any]
 ) -> dict[str, Any]:
-    """Derive the missing parts of columns."""
+    """Derive the missing parts of columns; `weights=run:NAME` takes the encoder of a run."""
+    began, place = time.monotonic(), open_store(store)
+    asked, artefacts = with_weights(place, columns)
     with show_progress() as progress:
-        return dict(
-            derive(open_store(store), dataset, columns, Executor(**executor), progress=progress)
+        report = derive(
+            place, dataset, asked, Executor(**executor), progress=progress, artefacts=artefacts
         )
+    with _noting():
+        note_derive(place, dataset, report, time.monotonic() - began)
+    return dict(report)
+
+
+def run_derive_plan(
+    store: str, dataset: str, columns: dict[str, dict[str, Any]], epochs: float
+) -> dict[str, Any]:
+    """Say what columns would cost; nothing is written."""
+    from pipelines.costs import estimate
+
+    place = open_store(store, writable=False)
+    asked, artefacts = with_weights(place, columns)
+    return estimate(place, dataset, asked, epochs=epochs, artefacts=artefacts)
 
 
 def run_verify(
@@ -106,9 +139,10 @@ def run_pretrain(
     from training.pretrain import pretrain
     from training.recipe import read_recipe
 
+    place = open_store(store)
     with show_progress() as progress:
-        return pretrain(
-            open_store(store),
+        report = pretrain(
+            place,
             read_recipe(recipe, overrides),
             run=run,
             resume=resume,
@@ -116,6 +150,9 @@ def run_pretrain(
             workers=workers,
             progress=progress,
         )
+    with _noting():
+        note_run(place, run)
+    return report
 
 
 def run_evaluate(

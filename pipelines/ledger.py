@@ -72,21 +72,27 @@ def note_run(store: Store, run: str) -> dict[str, float] | None:
     if not store.exists(path):
         return None
     provenance = json.loads(store.read(path))["provenance"]
-    dataset = provenance["dataset"]
-    subjects = [DATASET, *(f"{c}-{f[:16]}" for c, f in provenance["columns"].items())]
     totals = {"spent": 0.0, "saved": 0.0}
-    for subject in subjects:
-        events = _events(store, dataset, subject)
-        noted = next((e for e in events if e.get("run") == run), None)
-        if noted is None:
-            paid = sum(e["spent"] for e in events if e["what"] == "run")
-            cost = sum(e["seconds"] for e in events if e["what"] != "run")
-            noted = {"what": "run", "run": run, "spent": max(cost - paid, 0.0), "saved": paid}
-            event = canonical_json({**noted, "at": round(time.time(), 3)})
-            store.put_if_absent(f"{_folder(dataset)}/{subject}/run-{run}.json", event)
-        for name in totals:
-            totals[name] += noted[name]
+    for used in provenance.get("mixture", [provenance]):
+        columns = (f"{c}-{f[:16]}" for c, f in used["columns"].items())
+        for subject in (DATASET, *columns):
+            noted = _note_use(store, used["dataset"], subject, run)
+            for name in totals:
+                totals[name] += noted[name]
     return totals
+
+
+def _note_use(store: Store, dataset: str, subject: str, run: str) -> dict[str, Any]:
+    """Return what a run was the first to use of a column, and found done; written down once."""
+    events = _events(store, dataset, subject)
+    noted = next((e for e in events if e.get("run") == run), None)
+    if noted is None:
+        paid = sum(e["spent"] for e in events if e["what"] == "run")
+        cost = sum(e["seconds"] for e in events if e["what"] != "run")
+        noted = {"what": "run", "run": run, "spent": max(cost - paid, 0.0), "saved": paid}
+        event = canonical_json({**noted, "at": round(time.time(), 3)})
+        store.put_if_absent(f"{_folder(dataset)}/{subject}/run-{run}.json", event)
+    return noted
 
 
 def _events(store: Store, dataset: str, subject: str) -> list[dict[str, Any]]:
@@ -127,3 +133,14 @@ def read_ledger(store: Store) -> dict[str, list[dict[str, Any]]]:
                 line["spent"] += user["spent"]
                 line["saved"] += user["saved"]
     return {"columns": columns, "runs": list(runs.values())}
+
+
+def ledger_of(store: Store, *, dataset: str = "", run: str = "") -> dict[str, list[dict[str, Any]]]:
+    """Return what `read_ledger` says of one dataset, or of one run alone."""
+    whole = read_ledger(store)
+    return {
+        "columns": [line for line in whole["columns"] if line["dataset"] == dataset],
+        "runs": [
+            line for line in whole["runs"] if line["run"] == run or line["dataset"] == dataset
+        ],
+    }
