@@ -38,6 +38,9 @@ HELDOUT_EPOCH = 0
 "Held-out batches are always drawn as of this epoch: fixed views and masks."
 WORKER_SECONDS = 600
 "Deadline for a batch from a worker."
+RESTARTS = 8
+"How often a feed starts its workers again after one has died."
+_LOOK_SECONDS = 5
 
 
 class Source(Protocol):
@@ -75,15 +78,17 @@ class _Chunks(Dataset[Told]):
         return self.builder.build_told(chosen, HELDOUT_EPOCH)
 
 
-class _FirstHere:
+class _Ahead:
     """Batches of a course by workers, save the first: it is built here, while they start.
 
-    A fork server with its imports takes seconds; nobody has to wait for it.
+    A fork server with its imports takes seconds; nobody has to wait for it. Where a worker dies,
+    all are started again with the batch that is due.
     """
 
     def __init__(self, course: Course, numbers: range, workers: int) -> None:
-        self.course, self.numbers = course, numbers
-        self.loader = _load(_Batches(course, numbers[1:]), workers)
+        self.course, self.numbers, self.workers = course, numbers, workers
+        self.started: Any = None
+        "the loader's iterator, which owns the workers"
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -91,19 +96,48 @@ class _FirstHere:
     def __iter__(self) -> Iterator[Told]:
         if not len(self.numbers):
             return
-        if len(self.numbers) == 1:
-            yield self.course.build(self.course.task(self.numbers[0]))
-            return
         with ThreadPoolExecutor(1) as starter:
-            started = starter.submit(iter, self.loader)
+            starting = starter.submit(self._start, 1)
             with one_thread():
                 yield self.course.build(self.course.task(self.numbers[0]))
-            rest = started.result()
-        yield from rest
+            starting.result()
+        restarts = 0
+        for done in range(1, len(self.numbers)):
+            while True:
+                try:
+                    told = self._next()
+                    break
+                except RuntimeError as error:
+                    if restarts == RESTARTS or not _died(error):
+                        raise
+                restarts += 1
+                self._start(done)
+            yield told
+
+    def _start(self, done: int) -> None:
+        left = self.numbers[done:]
+        batches = _Batches(self.course, left)
+        self.started = iter(_load(batches, self.workers, _LOOK_SECONDS)) if left else None
+
+    def _next(self) -> Told:
+        """Return the next batch; torch looks whether its workers live only when it gives up."""
+        deadline = time.monotonic() + WORKER_SECONDS
+        while True:
+            try:
+                told: Told = next(self.started)
+                return told
+            except RuntimeError as error:
+                if "timed out after" not in str(error) or time.monotonic() > deadline:
+                    raise
 
     def close(self) -> None:
         """Stop the workers."""
-        self.loader._iterator = None
+        self.started = None
+
+
+def _died(error: RuntimeError) -> bool:
+    """Say whether the loader lost a worker, rather than met an error in one."""
+    return type(error) is RuntimeError and "DataLoader worker (pid" in str(error)
 
 
 def _start_worker(_: int) -> None:
@@ -186,13 +220,15 @@ class Feed:
         """Stop the workers and downloads, if any."""
         if self._ahead is not None:
             self._ahead.close()
-        if isinstance(self._source, _FirstHere):
+        if isinstance(self._source, _Ahead):
             self._source.close()
         elif isinstance(self._source, DataLoader):
             self._source._iterator = None
 
 
-def _load(batches: Dataset[Told], workers: int) -> DataLoader[Told]:
+def _load(
+    batches: Dataset[Told], workers: int, deadline: float = WORKER_SECONDS
+) -> DataLoader[Told]:
     """Return a loader of whole batches, in order.
 
     Workers come from a fork server: a plain fork would copy the locks of OpenCV's and Arrow's
@@ -207,7 +243,7 @@ def _load(batches: Dataset[Told], workers: int) -> DataLoader[Told]:
         prefetch_factor=2 if workers else None,
         worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
-        timeout=WORKER_SECONDS if workers else 0,
+        timeout=deadline if workers else 0,
     )
 
 
@@ -294,7 +330,7 @@ def _source(course: Course, numbers: range, workers: int, kind: str) -> Source:
         return RayStream(course, numbers)
     if kind != "local":
         raise ValueError(f"feed is {kind!r}; it must be local or ray.")
-    return _FirstHere(course, numbers, workers) if workers else _load(_Batches(course, numbers), 0)
+    return _Ahead(course, numbers, workers) if workers else _load(_Batches(course, numbers), 0)
 
 
 def open_heldout(store: Store, stream: StreamConfig, *, workers: int = 0) -> Feed | None:

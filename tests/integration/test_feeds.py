@@ -112,6 +112,22 @@ def test_workers_ranks_and_resume_change_nothing(name: str, store: Store) -> Non
             assert same(joined, wanted)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1, 2, 3])
+@pytest.mark.parametrize("name", STREAMS)
+def test_any_ranks_and_workers_from_any_batch(name: str, workers: int, store: Store) -> None:
+    stream = STREAMS[name]
+    whole = list(open_feed(store, stream, stop=7))
+    for ranks, start in ((1, 0), (1, 6), (2, 3), (4, 5)):
+        feeds = [
+            open_feed(store, stream, rank=r, ranks=ranks, start=start, stop=7, workers=workers)
+            for r in range(ranks)
+        ]
+        for wanted, *shares in zip(whole[start:], *feeds, strict=True):
+            joined = {key: torch.cat([share[key] for share in shares]) for key in wanted}
+            assert same(joined, wanted)
+
+
 @pytest.mark.ray
 @pytest.mark.parametrize("name", STREAMS)
 def test_the_ray_feed_gives_the_same_batches(name: str, store: Store) -> None:

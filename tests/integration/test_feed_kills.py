@@ -1,0 +1,76 @@
+"""A worker or an actor that is killed: the batches are those of a feed that was left alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from pipelines.executors import Executor
+from pipelines.feed import open_feed
+from pipelines.ingest import ingest
+from pipelines.ingest_spec import IngestSpec
+from pipelines.stream import StreamConfig
+from preprocessing.masks import MaskConfig
+from preprocessing.views import ViewConfig
+from storage.fs import Store, open_store
+from tests.integration.raw import make_images
+
+STREAM = StreamConfig(
+    dataset="image",
+    view=ViewConfig(size=32),
+    mask=MaskConfig(),
+    targets=(),
+    patch=16,
+    batch=4,
+    seed=5,
+    lanes=4,
+)
+STOP = 24
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    folder: Path = tmp_path_factory.mktemp("kills")
+    store = open_store(folder / "store")
+    spec = IngestSpec(modality="image", shard_size=8192, heldout=0.0)
+    ingest(store, [str(make_images(folder / "raw", 16))], "image", spec, Executor())
+    return store
+
+
+def check(got: list[dict], store: Store) -> None:
+    wanted = list(open_feed(store, STREAM, stop=STOP))
+    assert len(got) == len(wanted) == STOP
+    for left, right in zip(got, wanted, strict=True):
+        assert all(torch.equal(left[name], right[name]) for name in right)
+
+
+def test_a_killed_worker_is_replaced(store: Store) -> None:
+    feed = open_feed(store, STREAM, stop=STOP, workers=2)
+    got = []
+    for batch in feed:
+        got.append(batch)
+        if len(got) == 3:
+            os.kill(feed._source.started._workers[0].pid, signal.SIGKILL)
+    check(got, store)
+    assert [proof.samples for proof in feed.proofs] == [16] * 6
+    feed.close()
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_killed_actor_is_replaced(store: Store) -> None:
+    got, killed = [], 0
+    for batch in open_feed(store, STREAM, stop=STOP, kind="ray"):
+        got.append(batch)
+        if len(got) == 1:
+            for process in psutil.Process().children(recursive=True):
+                if "MapWorker" in process.name() or "MapWorker" in " ".join(process.cmdline()):
+                    process.kill()
+                    killed += 1
+    assert killed
+    check(got, store)
