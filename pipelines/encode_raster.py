@@ -75,6 +75,8 @@ def _open(
     """Open the fields of a raw file."""
     if isinstance(source, Mapping):
         return rasters.open_zarr(source)
+    if rasters.is_array_file(source):
+        return rasters.open_arrays(source)
     if spec.modality == "microscopy":
         return rasters.open_tiff(source)
     return rasters.open_geotiff(source)

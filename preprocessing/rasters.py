@@ -1,13 +1,14 @@
 """Rasters of any number of channels: microscopy fields, satellite scenes, stored payloads.
 
-The parts: `tiff_structure` (is the file whole), `raster_microscopy`, `raster_geotiff` and
-`zarr_files` (raw files to readers), `raster_reader` (what a reader is), `raster_grid` and
-`raster_resample` (bands to one grid), `raster_windows` (tiles in bounded memory), `raster_codec`
-(stored payloads).
+The parts: `tiff_structure` (is the file whole), `raster_microscopy`, `raster_geotiff`,
+`zarr_files` and `array_files` (raw files to readers), `raster_reader` (what a reader is),
+`raster_grid` and `raster_resample` (bands to one grid), `raster_windows` (tiles in bounded
+memory), `raster_codec` (stored payloads).
 """
 
 from __future__ import annotations
 
+from preprocessing.array_files import is_array_file, open_arrays
 from preprocessing.raster_codec import decode_raster, encode_raster
 from preprocessing.raster_geotiff import decode_geotiff, open_geotiff
 from preprocessing.raster_grid import merge_channels, merge_readers, stack_channels, tile_boxes
@@ -34,9 +35,11 @@ __all__ = [
     "decode_tiff",
     "decode_zarr",
     "encode_raster",
+    "is_array_file",
     "loaded",
     "merge_channels",
     "merge_readers",
+    "open_arrays",
     "open_geotiff",
     "open_tiff",
     "open_zarr",

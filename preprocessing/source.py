@@ -5,6 +5,7 @@ Readers know no file: who calls them says how bytes are read (from memory, a dis
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -64,7 +65,7 @@ class _File(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self.position, io.SEEK_END: self.source.size}[whence]
         if base + offset < 0:
-            raise ValueError(f"seek to {base + offset}, before the beginning")
+            raise OSError(errno.EINVAL, f"seek to {base + offset}, before the beginning")
         self.position = base + offset
         return self.position
 

@@ -34,6 +34,9 @@ def planes(path: Path, satellite: bool) -> NDArray[Any]:
     """Return (C, H, W) of a raster."""
     if path.suffix == ".zarr":
         return np.asarray(zarr.open(str(path), mode="r")["0"])[0, :, 0]
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            return np.moveaxis(arrays["img"], -1, 0)
     if path.suffix == ".png":
         return np.asarray(Image.open(path))[None]
     if satellite:

@@ -97,7 +97,7 @@ SETS = {
     "landsat7": _of("landsat7_rgb_rasterio", "satellite"),
     "sentinel1": _of("sentinel1_rio_tiler", "satellite"),
     "scaled": _of("scaled_int16_rio_tiler", "satellite"),
-    "npz": _of("landsat5_csmask_npz", "satellite", "", "npz$"),
+    "npz": _of("landsat5_csmask_npz", "satellite"),
     "jp2": _of("derived_jp2", "satellite", r"(?P<scene>\w+)_(?P<band>B\d)\.jp2$"),
 }
 
