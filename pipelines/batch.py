@@ -32,6 +32,7 @@ from preprocessing.bits import unpack_mask
 from preprocessing.errors import DecodeError
 from preprocessing.hog import uint8_to_hog
 from preprocessing.indices import INDICES, int16_to_ndi, ndi
+from preprocessing.jpeg import view_reduced
 from preprocessing.mask_random import Grid
 from preprocessing.masks import decoded_tokens, make_mask
 from preprocessing.payloads import decode_payload
@@ -163,10 +164,17 @@ class BatchBuilder:
         where = f"{self.stream.dataset}/{self.rows[shard].shard}, sample {fields['key']}"
         self._clock.lap("join")
         payload = self._read(f"{self.rows[shard].folder}/{self.rows[shard].shard}", fields, where)
-        stored, chosen = self._decoded(payload, fields, where)
         sample = sample_id(fields["key"])
-        view = self._view(spatial_shape(chosen, fields["ext"]), sample, epoch)
-        pixels = apply_view(chosen, view, channels_first=channels_first(fields["ext"]))
+        # Stored targets were made from whole pictures, and so must be what they are held against.
+        small = fields["ext"] == "jpg" and not self.stream.frozen_views
+        view = self._view(tuple(fields["shape"][:2]), sample, epoch) if small else None
+        pixels = view_reduced(payload, view) if view is not None else None
+        if pixels is None:
+            stored, chosen = self._decoded(payload, fields, where)
+            view = self._view(spatial_shape(chosen, fields["ext"]), sample, epoch)
+            pixels = apply_view(chosen, view, channels_first=channels_first(fields["ext"]))
+        else:
+            stored = chosen = pixels
         self._clock.lap("decode")
         arrays: Arrays = {"pixels": pixels, "sample": np.int64(sample)}
         if self.labelled:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import cv2
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
 
+from preprocessing.views import View, apply_view
+
+_REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4}
+_REDUCED |= {2: cv2.IMREAD_REDUCED_COLOR_2}
 _JFIF = b"\xff\xd8\xff\xe0"
 _TABLES = (0xC4, 0xDB, 0xDD, 0xE0)
 "markers that change neither colours nor orientation: Huffman, quantiser, restarts, JFIF"
@@ -37,3 +44,27 @@ def decode_plain(data: bytes) -> NDArray[np.uint8] | None:
     except (imagecodecs.Jpeg8Error, ValueError):
         return None
     return pixels
+
+
+def view_reduced(data: bytes, view: View) -> NDArray[np.uint8] | None:
+    """Return what a view shows of a large JPEG, decoded no larger than the view needs.
+
+    A box at least 2, 4 or 8 times the output size in both edges is decoded at a half, a quarter or
+    an eighth, by means of squares inside the decoder, and cut to whole pixels of that size; so it
+    lies up to half such a pixel off. None where the box is smaller, or the decoder gives up.
+    """
+    times = next((t for t in _REDUCED if min(view.height, view.width) >= t * view.size), 1)
+    if times == 1:
+        return None
+    small = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[times])
+    if small is None:
+        return None
+    height, width = round(view.height / times), round(view.width / times)
+    box = replace(
+        view,
+        top=min(round(view.top / times), small.shape[0] - height),
+        left=min(round(view.left / times), small.shape[1] - width),
+        height=height,
+        width=width,
+    )
+    return np.asarray(cv2.cvtColor(apply_view(small, box), cv2.COLOR_BGR2RGB), np.uint8)

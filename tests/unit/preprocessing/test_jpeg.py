@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from preprocessing.images import decode_rgb
-from preprocessing.jpeg import decode_plain, is_plain
+from preprocessing.jpeg import decode_plain, is_plain, view_reduced
+from preprocessing.views import View, apply_view
 
 SAMPLING = {
     "444": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
@@ -51,3 +52,19 @@ def test_other_jpegs_are_left_to_the_general_decoder() -> None:
 def test_damage_is_left_to_the_general_decoder() -> None:
     data = jpeg(picture(64, 64))
     assert decode_plain(data[:4] + b"\xff" * 200) is None
+
+
+@pytest.mark.parametrize(("times", "edge"), [(2, 70), (4, 140), (8, 280)])
+def test_a_large_box_is_decoded_small_and_looks_the_same(times: int, edge: int) -> None:
+    pixels = cv2.GaussianBlur(picture(640, 480), (0, 0), 5 * times)
+    pixels = cv2.normalize(pixels, pixels, 0, 255, cv2.NORM_MINMAX)
+    data = jpeg(pixels, cv2.IMWRITE_JPEG_QUALITY, 95)
+    view = View(101, 77, edge, edge + 3, 32, True)
+    seen = view_reduced(data, view)
+    assert seen is not None
+    assert edge // 32 >= times
+    error = np.abs(seen.astype(float) - apply_view(decode_rgb(data), view)).mean()
+    assert error < 3  # half a pixel of the reduced picture, where an edge is 10 of them wide
+    assert view_reduced(data, View(0, 0, 63, 200, 32)) is None
+    corner = View(640 - edge, 480 - edge, edge, edge, 32)
+    assert view_reduced(data, corner).shape == (32, 32, 3)  # type: ignore[union-attr]  # large
