@@ -78,6 +78,7 @@ def _carry_out(
     with writing(store, part):
         store.delete_abandoned(part)
         done = _write_chunks(store, plan, executor, progress)
+        store.settle(part, f"{part}/records")  # names that one who was killed had given
         entry, books = write_tables(store, plan)
         nothing = not books.samples and not books.duplicates and _refused_before(store, plan)
         snapshot = None if nothing else _commit(store, plan, entry, books)

@@ -93,7 +93,7 @@ def _run_alone(
                     result, process = pool.submit(traced, function, job).result()
                 except BrokenProcessPool as error:
                     if attempt == ATTEMPTS:
-                        raise _died(function, index, job) from error
+                        raise died(function, index, job) from error
                     pool.shutdown()
                     pool = _pool(1)
                 else:
@@ -108,7 +108,8 @@ def _pool(workers: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent)
 
 
-def _died(function: Callable[[Job], Result], index: int, job: Job) -> WorkerDiedError:
+def died(function: Callable[[Job], Result], index: int, job: Job) -> WorkerDiedError:
+    """Return the error of a job whose process died each time, which names it."""
     shown = repr(job)
     if len(shown) > SHOWN_CHARACTERS:
         shown = f"{shown[:SHOWN_CHARACTERS]}…"

@@ -10,8 +10,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
+from pipelines.processes import ATTEMPTS, died
 from pipelines.worker import traced
 
 Job = TypeVar("Job")
@@ -52,23 +53,28 @@ def run_on_ray(
 
     A task lost with its worker is retried by Ray. An error of the function itself is raised here
     as it was.
+
+    Raises:
+        WorkerDiedError: the process of a job died each time, or its node was lost.
     """
     start_ray(address, cpus=max(workers, 2))
-    task = ray.remote(num_cpus=1, max_retries=3)(traced)
+    task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(traced)
     waiting = {}
     following = iter(enumerate(jobs))
     try:
         while True:
             while len(waiting) < workers and (item := next(following, None)) is not None:
-                waiting[task.remote(function, item[1])] = item[0]
+                waiting[task.remote(function, item[1])] = item
             if not waiting:
                 return
             done, _ = ray.wait(list(waiting), num_returns=1)
-            index = waiting.pop(done[0])
+            index, job = waiting.pop(done[0])
             try:
                 result, process = ray.get(done[0])
             except RayTaskError as error:
                 raise error.as_instanceof_cause() from None
+            except RayError as error:
+                raise died(function, index, job) from error
             yield index, result, process
     finally:
         for reference in waiting:

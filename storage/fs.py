@@ -189,6 +189,15 @@ class Store:
         ):
             yield info.path[len(place) :].lstrip("/"), info
 
+    def settle(self, *folders: str) -> None:
+        """Make the names in folders last through a power cut, whoever gave them. Folders that are
+        missing, and stores that are no disk, need it not."""
+        for folder in folders:
+            local = self.local_path(folder)
+            if local is not None and local.is_dir():
+                with self._doing("sync", folder):
+                    local_files.sync_folder(local)
+
     def delete(self, path: str) -> None:
         """Remove a file; one that is not there is no error."""
         local = self.local_path(_file(path))
