@@ -2,7 +2,7 @@
 
     python benchmarks/columns.py [--rounds 5] [--quick] [--only hog,flow]
 
-Every contender is one thread, in a process of its own, on the same samples in memory; rounds are
+Every contender is one thread of one warm process, on the same samples in memory; rounds are
 interleaved, and nothing is timed before the outputs were compared.
 """
 
@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import column_peers as peers
-from benchmarks.rounds import run_rounds, table
+from benchmarks.rounds import table
+from benchmarks.warm import warm_rounds
 from pipelines.column_codec import pack_array, unpack_array
 from pipelines.column_types import Stored
 from pipelines.producers import PRODUCERS, column_spec
@@ -371,11 +372,9 @@ def mask_reading(flow: NDArray[Any]) -> Reading:
 
 
 def work_of(each: Each, items: int) -> Callable[[], int]:
-    """Return the work of a turn: `items` items on one thread."""
+    """Return the work of a turn: `items` items."""
 
     def work() -> int:
-        cv2.setNumThreads(1)
-        torch.set_num_threads(1)
         for number in range(items):
             each(number)
         return items
@@ -387,9 +386,7 @@ def race(made: Race, rounds: int, scale: float) -> str:
     """Return the Markdown of one race."""
     items = max(int(made.items * scale), 1)
     equal = made.check()
-    for each in made.contenders.values():
-        each(0)  # tables and imports: every turn begins from here
-    turns = run_rounds({n: work_of(e, items) for n, e in made.contenders.items()}, rounds)
+    turns = warm_rounds({n: work_of(e, items) for n, e in made.contenders.items()}, rounds)
     return f"## {made.title}\n\nOutputs: {equal}.\n\n{table(turns, OURS, made.unit)}"
 
 
@@ -408,7 +405,7 @@ def read_table(rounds: int, scale: float, only: set[str]) -> str:
             "read": work_of(lambda i, one=one: one.read(one.packed), 64 * items),
             "online": work_of(lambda i, one=one: one.online(), items),
         }
-        turns = run_rounds(both, rounds)
+        turns = warm_rounds(both, rounds)
         read, online = (
             float(np.median([1000 * t.cpu / t.items for t in turns[word]])) for word in both
         )

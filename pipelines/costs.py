@@ -26,7 +26,7 @@ from pipelines.column_codec import pack_array, unpack_array
 from pipelines.column_types import Array, Stored
 from pipelines.producers import PRODUCERS, column_spec, needed_by
 from pipelines.producers_learned import coded_frames
-from pipelines.sidecars import SidecarJob, read_samples
+from pipelines.sidecars import SidecarJob, check_tables, read_samples
 from preprocessing.kmeans import patch_vectors
 from storage import tar
 from storage.columns import ColumnSpec, part_state
@@ -142,6 +142,7 @@ def _first(
         0,
         plain,  # of a column that needs no other: the samples alone are read
     )
+    check_tables(store, job)
     with ExitStack() as stack:
         found = [stored for _, stored in read_samples(store, job, stack, count)]
     for name, source in sources.items():

@@ -2,29 +2,26 @@
 alone.
 
 A part of a column exists when its `index.parquet` does; that is written after all of its sidecar
-shards, each of
-which was written whole with its own record. Two derives of one column write the same bytes, so
-they cannot harm
-each other.
+shards, each of which was written whole with its own record. Two derives of one column write the
+same bytes, so they cannot harm each other.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
-
-import pyarrow as pa
 
 from pipelines.artefacts import provide, resolve_all, with_input
 from pipelines.catalog import open_snapshot
 from pipelines.executors import Executor, run_jobs
 from pipelines.plan import Progress
 from pipelines.producers import PRODUCERS, column_spec, needed_by
-from pipelines.sidecars import SidecarJob, write_sidecar
+from pipelines.sidecars import SidecarJob, check_tables, record_path, write_sidecar
 from storage.columns import ColumnSpec, column_path, list_columns, part_state, write_column_spec
 from storage.fs import Store
-from storage.manifest import INDEX_SCHEMA, write_table
+from storage.manifest import INDEX_SCHEMA, TableWriter
 from storage.snapshots import PartEntry, Snapshot
 from storage.writers import writing
 
@@ -130,9 +127,9 @@ def _derive_part(
         )
         for position, shard in enumerate(entry.shards)
     ]
-    records: list[dict[str, Any]] = [{} for _ in jobs]
-    for done, (index, record, process) in enumerate(run_jobs(write_sidecar, jobs, executor), 1):
-        records[index] = record
+    if jobs:
+        check_tables(store, jobs[0])
+    for done, (_, record, process) in enumerate(run_jobs(write_sidecar, jobs, executor), 1):
         result["computed"] += record["computed"]
         result["reused"] += record["samples"] - record["computed"]
         result["seconds"] += record["seconds"]
@@ -140,20 +137,14 @@ def _derive_part(
         result["workers"] = sorted({*result["workers"], process})
         if progress:
             progress(f"derive {spec.column}", done, len(jobs))
-    rows = [
-        {
-            "key": key,
-            "shard": job.position,
-            "row": row,
-            "offset": offset,
-            "size": size,
-            "checksum": digest,
-        }
-        for job, record in zip(jobs, records, strict=True)
-        for row, (key, offset, size, digest) in enumerate(record["rows"])
-    ]
-    table = pa.Table.from_pylist(rows, INDEX_SCHEMA)
-    write_table(store, f"{folder}/index.parquet", table, of=spec.fingerprint)
+    index = TableWriter(INDEX_SCHEMA)
+    for job in jobs:
+        record = json.loads(store.read(record_path(folder, job.shard)))
+        index.add(
+            dict(zip(INDEX_SCHEMA.names, (key, job.position, row, *place), strict=True))
+            for row, (key, *place) in enumerate(record["rows"])
+        )
+    index.write(store, f"{folder}/index.parquet", of=spec.fingerprint)
 
 
 def why(

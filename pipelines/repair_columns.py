@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipelines.column_codec import EXT, pack_array
 from pipelines.executors import Executor, run_jobs
-from pipelines.sidecars import SidecarJob, compute_shard, sidecar_record
+from pipelines.sidecars import SidecarJob, check_tables, compute_shard, sidecar_record
 from pipelines.verify import ColumnPart, check_index, column_parts
 from storage.columns import ColumnError, ColumnSpec, column_path, list_columns
 from storage.fingerprint import canonical_json
@@ -103,6 +103,11 @@ def _repair_part(
         if lost_index or {f"{part.folder}/{job.shard}", part.record(job.shard)} & wrong
     ]
     reasons: dict[str, str] = {}
+    try:
+        if jobs:
+            check_tables(store, jobs[0].job)
+    except (ManifestError, OSError) as error:
+        return dict.fromkeys(wrong, str(error))
     found: list[Places] = [[] for _ in jobs]
     for index, (places, reason), _ in run_jobs(sidecar_again, jobs, executor):
         found[index] = places

@@ -9,8 +9,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from pipelines.artefacts import read_artefact, stored_of
 from pipelines.column_codec import EXT, pack_array, unpack_array
 from pipelines.column_types import Array, Stored
@@ -19,9 +17,10 @@ from preprocessing.errors import DecodeError
 from storage.columns import ColumnSpec, column_path
 from storage.fingerprint import canonical_json
 from storage.fs import Store
-from storage.manifest import read_table
+from storage.manifest import INDEX_SCHEMA, MANIFEST_SCHEMA, ManifestError, read_table
 from storage.shards import ShardReader, pack_sidecar
 from storage.snapshots import part_path
+from storage.streaming import TableFile, file_sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,22 +41,58 @@ def write_sidecar(job: SidecarJob) -> dict[str, Any]:
     """Compute one sidecar shard, write it and then its record; a shard with a record is left
     alone.
 
+    Returns:
+        bytes and samples of the sidecar, and what this call did: seconds (CPU), computed (samples).
+
     Raises:
         ValueError: a sample from which the column cannot be made, named.
     """
     store = Store(job.store)
     folder = f"{column_path(job.dataset, job.spec.column, job.spec.fingerprint)}/{job.part}"
-    record_at = f"{folder}/records/{job.shard.removesuffix('.tar')}.json"
+    record_at = record_path(folder, job.shard)
     if store.exists(record_at):
-        record: dict[str, Any] = json.loads(store.read(record_at))
-        return {**record, "seconds": 0.0, "computed": 0}
+        return {**_sizes(json.loads(store.read(record_at))), "seconds": 0.0, "computed": 0}
     began = time.process_time()
     items = [(key, pack_array(array)) for key, array in compute_shard(store, job)]
     data, places = pack_sidecar(job.spec.column, EXT, items)
     record = sidecar_record(job.spec, data, places)
     store.write(f"{folder}/{job.shard}", data)
     store.write(record_at, canonical_json(record))
-    return {**record, "seconds": time.process_time() - began, "computed": len(items)}
+    return {**_sizes(record), "seconds": time.process_time() - began, "computed": len(items)}
+
+
+def _sizes(record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record without its rows: nobody holds those of all shards at once."""
+    return {name: record[name] for name in ("bytes", "samples")}
+
+
+def record_path(folder: str, shard: str) -> str:
+    """Return the path of the record of a sidecar in the folder of its part."""
+    return f"{folder}/records/{shard.removesuffix('.tar')}.json"
+
+
+def check_tables(store: Store, job: SidecarJob) -> None:
+    """Check the tables that the jobs of a part read, once for all: the manifest, and the index of
+    each column that is needed. A job then reads the rows of its own shard alone.
+
+    Raises:
+        ManifestError: one is missing or damaged.
+    """
+    path = f"{part_path(job.dataset, job.part)}/manifest.parquet"
+    try:
+        sound = file_sha256(store, path) == job.manifest_sha256
+    except FileNotFoundError:
+        sound = False
+    if not sound:
+        read_table(store, path, job.manifest_sha256)  # tells what is wrong
+    for spec in needed_by(job.spec).values():
+        with TableFile(store, f"{_input_folder(job, spec)}/index.parquet") as index:
+            index.check()
+            if index.of != spec.fingerprint:
+                raise ManifestError(
+                    f"{index.path}: belongs to {index.of[:16] or 'nothing'}, not to "
+                    f"{spec.fingerprint[:16]}. It was moved; restore it, or make it again."
+                )
 
 
 def sidecar_record(
@@ -103,18 +138,17 @@ def compute_shard(
 def read_samples(
     store: Store, job: SidecarJob, stack: ExitStack, limit: int | None = None
 ) -> Iterator[tuple[str, Stored]]:
-    """Yield (key, stored sample) of a shard's rows, verified, with the columns they need."""
+    """Yield (key, stored sample) of a shard's rows, verified, with the columns they need; the
+    tables of the part must have been checked."""
     folder = part_path(job.dataset, job.part)
-    table = _of_shard(
-        read_table(store, f"{folder}/manifest.parquet", job.manifest_sha256), job.position
-    )
+    with TableFile(store, f"{folder}/manifest.parquet") as manifest:
+        rows = manifest.rows_of_shard(job.position, MANIFEST_SCHEMA.names)
     where = f"{job.dataset}/{job.part}/{job.shard}"
     base = stack.enter_context(ShardReader(store, f"{folder}/{job.shard}", where))
     inputs = {
         name: _open_input(store, job, spec, stack) for name, spec in needed_by(job.spec).items()
     }
-    rows = table.slice(0, limit).to_pylist()
-    for number, row in enumerate(rows):
+    for number, row in enumerate(rows.slice(0, limit).to_pylist()):
         arrays = {
             name: unpack_array(_read(reader, index[number], row["key"]))
             for name, (reader, index) in inputs.items()
@@ -122,18 +156,18 @@ def read_samples(
         yield row["key"], stored_of(row, _read(base, row, row["key"]), **arrays)
 
 
-def _of_shard(table: pa.Table, position: int) -> pa.Table:
-    return table.filter(pa.compute.equal(table["shard"], position))
+def _input_folder(job: SidecarJob, spec: ColumnSpec) -> str:
+    """Return where the same part of another column lies."""
+    return f"{column_path(job.dataset, spec.column, spec.fingerprint)}/{job.part}"
 
 
 def _open_input(
     store: Store, job: SidecarJob, spec: ColumnSpec, stack: ExitStack
 ) -> tuple[ShardReader, list[dict[str, Any]]]:
     """Return the reader of a needed column's sidecar, and its rows of this shard."""
-    folder = f"{column_path(job.dataset, spec.column, spec.fingerprint)}/{job.part}"
-    rows = _of_shard(
-        read_table(store, f"{folder}/index.parquet", of=spec.fingerprint), job.position
-    ).to_pylist()
+    folder = _input_folder(job, spec)
+    with TableFile(store, f"{folder}/index.parquet") as index:
+        rows = index.rows_of_shard(job.position, INDEX_SCHEMA.names).to_pylist()
     reader = ShardReader(store, f"{folder}/{job.shard}", f"{folder}/{job.shard}")
     return stack.enter_context(reader), rows
 

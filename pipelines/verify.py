@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipelines.artefacts import ArtefactError, read_artefact
+from pipelines.artefacts import ArtefactError, artefact_path, read_artefact
 from pipelines.catalog import open_snapshot
 from pipelines.checks import Damage, FileCheck, ShardCheck, SidecarCheck, check, damage
 from pipelines.executors import Executor, run_jobs
@@ -23,7 +23,6 @@ from storage.snapshots import (
     PartEntry,
     Snapshot,
     SnapshotError,
-    list_snapshots,
     part_path,
     read_snapshot,
     snapshot_path,
@@ -52,7 +51,6 @@ def verify(
     snapshot = open_snapshot(store, dataset)
     damaged, jobs = _plan_columns(store, snapshot)
     damaged += _older_snapshots(store, snapshot)
-    damaged += _older_snapshots(store, snapshot)
     for entry in snapshot.parts:
         jobs += part_checks(store, dataset, entry)
         damaged += _extra_files(store, dataset, entry)
@@ -71,17 +69,6 @@ def verify(
 def _in_threads(executor: Executor) -> Executor:
     """Hashing leaves Python's lock, so threads do where processes would have to start first."""
     return replace(executor, kind="threads") if executor.kind == "direct" else executor
-
-
-def _older_snapshots(store: Store, snapshot: Snapshot) -> list[Damage]:
-    """Return the snapshots before the last that are damaged: a run may ask for one of them."""
-    damaged = []
-    for number in list_snapshots(store, snapshot.dataset):
-        try:
-            read_snapshot(store, snapshot.dataset, number)
-        except SnapshotError as error:
-            damaged.append(damage(snapshot_path(snapshot.dataset, number), str(error)))
-    return damaged
 
 
 def _older_snapshots(store: Store, newest: Snapshot) -> list[Damage]:
@@ -200,15 +187,19 @@ def _plan_columns(store: Store, snapshot: Snapshot) -> tuple[list[Damage], list[
     damaged: list[Damage] = []
     jobs: list[Check] = []
     specs: list[ColumnSpec] = []
+    dataset = snapshot.dataset
     try:
-        specs = list_columns(store, snapshot.dataset)
+        specs = list_columns(store, dataset)
     except ColumnError as error:
         damaged.append(damage(str(error).partition(": ")[0], error))
     for spec in specs:
         try:
-            read_artefact(store, snapshot.dataset, spec)
+            read_artefact(store, dataset, spec)
+        except FileNotFoundError:
+            lost = f"is missing; remove the column's folder and derive {spec.column} again"
+            damaged.append(damage(artefact_path(dataset, spec), lost))
         except (ArtefactError, OSError) as error:
-            damaged.append(damage(str(error).partition(": ")[0], error))
+            damaged.append(damage(artefact_path(dataset, spec), error))
         for part in column_parts(store, snapshot, spec):
             wrong = check_index(store, snapshot.dataset, part)
             damaged += wrong + _unnamed(store, part.folder, part.files)

@@ -29,7 +29,7 @@ from preprocessing.targets import TargetConfig
 from preprocessing.views import ViewConfig
 from storage.columns import column_path
 from storage.fs import Store, open_store
-from storage.manifest import read_table
+from storage.manifest import ManifestError, read_table
 from tests.integration.raw import FIELD_PATTERN, make_fields, make_images, make_tiles, make_videos
 from tests.integration.test_ingest import tree_hash
 
@@ -506,3 +506,42 @@ def test_features_of_a_run_are_those_of_its_encoder(store: Store, recipe: str) -
         ).numpy()
     assert stored.shape == online.shape
     np.testing.assert_allclose(stored, online, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("harm", ["bit", "lost"])
+def test_verify_names_a_damaged_artefact(store: Store, tmp_path: Path, harm: str) -> None:
+    import shutil
+
+    from pipelines.verify import verify
+
+    copy = open_store(shutil.copytree(store.uri, tmp_path / "copy"))
+    derive(copy, "image", {"codes": {"view": VIEW, "codes": 4}}, DIRECT)
+    assert verify(copy, "image")["damaged"] == []
+    file = next((tmp_path / "copy").rglob("artefact.bin"))
+    if harm == "bit":
+        data = bytearray(file.read_bytes())
+        data[-3] ^= 1
+        file.write_bytes(data)
+    else:
+        file.unlink()
+    named = [entry["where"] for entry in verify(copy, "image")["damaged"]]
+    assert named == [str(file.relative_to(copy.uri))]
+
+
+@pytest.mark.parametrize("table", ["manifest", "index"])
+def test_derive_refuses_damaged_tables(store: Store, tmp_path: Path, table: str) -> None:
+    import shutil
+
+    copy = open_store(shutil.copytree(store.uri, tmp_path / "copy"))
+    flow = derive(copy, "video", {"flow": {}}, DIRECT)["flow"]["fingerprint"]
+    folder = Path(copy.uri) / column_path("video", "flow", flow)
+    if table == "manifest":
+        file = next((Path(copy.uri) / "datasets/video/parts").rglob("manifest.parquet"))
+    else:
+        file = next(folder.rglob("index.parquet"))
+    data = bytearray(file.read_bytes())
+    data[len(data) // 3] ^= 1
+    file.write_bytes(data)
+    asked = {"masks": {"size": 64, "mask": {"kind": "mgmae", "ratio": 0.71}, "draws": 1}}
+    with pytest.raises(ManifestError, match=table):
+        derive(copy, "video", asked, DIRECT)
