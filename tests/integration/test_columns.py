@@ -542,6 +542,7 @@ def test_derive_refuses_damaged_tables(store: Store, tmp_path: Path, table: str)
     data = bytearray(file.read_bytes())
     data[len(data) // 3] ^= 1
     file.write_bytes(data)
-    asked = {"masks": {"size": 64, "mask": {"kind": "mgmae", "ratio": 0.71}, "draws": 1}}
+    mask = {"kind": "mgmae", "ratio": 0.71}
+    asked = {"masks": {"size": 32, "view": VIEW, "views": 1, "draws": 1, "mask": mask}}
     with pytest.raises(ManifestError, match=table):
         derive(copy, "video", asked, DIRECT)
