@@ -166,12 +166,14 @@ class BatchBuilder:
         payload = self._read(f"{self.rows[shard].folder}/{self.rows[shard].shard}", fields, where)
         sample = sample_id(fields["key"])
         # Stored targets were made from whole pictures, and so must be what they are held against.
-        small = fields["ext"] == "jpg" and not self.stream.frozen_views
+        # A box worth reducing has 4 size^2 pixels; fewer bytes than a quarter of that are none.
+        small = fields["ext"] == "jpg" and len(payload) >= self.stream.view.size**2
+        small = small and not self.stream.frozen_views
         view = self._view(tuple(fields["shape"][:2]), sample, epoch) if small else None
         pixels = view_reduced(payload, view) if view is not None else None
         if pixels is None:
             stored, chosen = self._decoded(payload, fields, where)
-            view = self._view(spatial_shape(chosen, fields["ext"]), sample, epoch)
+            view = view or self._view(spatial_shape(chosen, fields["ext"]), sample, epoch)
             pixels = apply_view(chosen, view, channels_first=channels_first(fields["ext"]))
         else:
             stored = chosen = pixels
