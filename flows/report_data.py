@@ -39,8 +39,8 @@ from preprocessing.statistics import ByChannels, apart_from_json, merge_apart, m
 from storage.columns import list_columns
 from storage.fs import Store, open_store
 from storage.snapshots import Snapshot, list_datasets
-from training.pretrain import stream_of
 from training.recipe import make_recipe
+from training.streams import stream_of
 
 THUMBNAILS, EXAMPLES, MASKED, PICTURES = 16, 2, 3, 3
 DRAWN = "input, masked, reconstruction"

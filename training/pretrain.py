@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from pipelines.feed import Feed, open_eval, open_feed, open_heldout
-from pipelines.order import default_lanes
 from pipelines.stream import StreamConfig
 from storage.fs import Store, open_store
 from training.assemble import about_input, count_parameters, make_trainer, restore
@@ -30,6 +29,7 @@ from training.ranks import Place, bare, open_place, stop_on_signals, wait_for_al
 from training.recipe import Recipe, make_recipe, read_recipe, recipe_fingerprint, resolve
 from training.runs import Metrics, code_version, read_metrics, read_record, write_record
 from training.session import Progress, Session, make_hooks, pick_example, sum_up
+from training.streams import stream_of
 
 MIN_QUERIES = 20
 "Fewer labelled held-out samples than this, and a probe leaves one out instead."
@@ -81,30 +81,6 @@ def pretrain(
             return _train(store, recipe, run, place, opened, (done, stream, progress))
         finally:
             opened.close()
-
-
-def stream_of(recipe: Recipe) -> StreamConfig:
-    """Return the stream that a recipe trains on."""
-    return StreamConfig(
-        dataset=recipe.data.dataset,
-        snapshot=recipe.data.snapshot,
-        samples=recipe.data.samples,
-        where=recipe.data.where,
-        failures=recipe.data.failures,
-        view=recipe.view,
-        mask=recipe.mask,
-        targets=recipe.target,
-        patch=recipe.model.patch,
-        tubelet=recipe.model.tubelet,
-        batch=recipe.batch,
-        seed=recipe.seed,
-        lanes=recipe.lanes or default_lanes(recipe.batch),
-        frozen_views=recipe.data.frozen_views,
-        bands=recipe.data.bands,
-        groups=recipe.model.groups,
-        columns=recipe.data.columns,
-        stride=recipe.data.stride,
-    )
 
 
 def _begin(store: Store, recipe: Recipe, run: str, resume: bool) -> tuple[Recipe, int]:

@@ -19,7 +19,7 @@ from preprocessing.targets import TargetConfig
 from preprocessing.views import ViewConfig
 from storage.fingerprint import fingerprint
 from training.models.config import ModelConfig
-from training.optim import OptimConfig
+from training.optim_config import OptimConfig
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 MODALITIES = ("image", "video", "microscopy", "satellite")

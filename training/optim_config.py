@@ -1,0 +1,41 @@
+"""The optimiser part of a recipe. Without torch: recipes are read where nothing is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from training.schedules import SCHEDULES
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimConfig:
+    """The optimiser part of a recipe."""
+
+    lr: float
+    "peak learning rate at the recipe's batch"
+    schedule: str = "cosine"
+    warmup: float = 0.1
+    "share of the steps in which the rate rises from 0"
+    min_lr: float = 0.0
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float = 0.0
+    "largest gradient norm; 0 does not clip"
+    decay_tokens: bool = True
+    "cls and mask tokens decay in MAE, not in the VideoMAE family"
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(
+                f"optim.lr is {self.lr}; it must be above 0. 1e-3 is usual for tiny models."
+            )
+        if not 0 <= self.warmup < 1:
+            raise ValueError(
+                f"optim.warmup is {self.warmup}; it is a share of the steps, at least 0 and below "
+                "1. "
+                "0.05 to 0.1 is usual."
+            )
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"optim.schedule {self.schedule!r} is unknown. Known: {', '.join(SCHEDULES)}."
+            )

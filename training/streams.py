@@ -1,0 +1,31 @@
+"""What a recipe reads. Without torch: columns are derived where nothing is trained."""
+
+from __future__ import annotations
+
+from pipelines.order import default_lanes
+from pipelines.stream import StreamConfig
+from training.recipe import Recipe
+
+
+def stream_of(recipe: Recipe) -> StreamConfig:
+    """Return the stream that a recipe trains on."""
+    return StreamConfig(
+        dataset=recipe.data.dataset,
+        snapshot=recipe.data.snapshot,
+        samples=recipe.data.samples,
+        where=recipe.data.where,
+        failures=recipe.data.failures,
+        view=recipe.view,
+        mask=recipe.mask,
+        targets=recipe.target,
+        patch=recipe.model.patch,
+        tubelet=recipe.model.tubelet,
+        batch=recipe.batch,
+        seed=recipe.seed,
+        lanes=recipe.lanes or default_lanes(recipe.batch),
+        frozen_views=recipe.data.frozen_views,
+        bands=recipe.data.bands,
+        groups=recipe.model.groups,
+        columns=recipe.data.columns,
+        stride=recipe.data.stride,
+    )
