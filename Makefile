@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.headrace-installed
-EXTRAS := geo,bio,s3,dev
+EXTRAS := geo,bio,regions,s3,dev
 MARKS ?= not slow
 
 .PHONY: help setup demo test check lint test-all bench clean

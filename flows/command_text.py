@@ -59,12 +59,14 @@ def cost_line(dataset: str, name: str, cost: dict[str, Any], workers: int) -> st
             f"{cost['samples']} samples to compute, {duration(cost['seconds'] / workers)} with "
             f"{workers} workers, {cost['bytes'] / 2**20:.2f} MiB"
         )
+    even = cost["break_even"]
+    pays = "never pays" if even is None else f"pays from {even:.2f} epochs on"
     return (
         f"{dataset} {name}: {missing}\n"
         f"  a sample: {cost['bytes_per_sample']:,.0f} bytes, "
         f"{1000 * cost['seconds_per_sample']:.2f} CPU ms to compute, "
         f"{1000 * cost['read_seconds_per_sample']:.3f} to read (by {cost['measured']} samples)\n"
-        f"  storing pays from {cost['break_even']:.2f} epochs on; {cost['advice']}"
+        f"  storing {pays}; {cost['advice']}"
     )
 
 

@@ -54,8 +54,8 @@ class Cost:
     "CPU of unpacking what was stored"
     seconds: float
     bytes: int
-    break_even: float
-    "epochs from which storing costs less time than computing online; infinite if never"
+    break_even: float | None
+    "epochs from which storing costs less time than computing online; None if it never does"
     advice: str
 
 
@@ -122,7 +122,7 @@ def _estimate(
         read_seconds_per_sample=read,
         seconds=seconds * total,
         bytes=round(size * total),
-        break_even=seconds / (seconds - read) if seconds > read else float("inf"),
+        break_even=seconds / (seconds - read) if seconds > read else None,
         advice=_advice(spec, seconds, read, epochs),
     )
 
