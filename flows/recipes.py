@@ -12,8 +12,8 @@ def needed_columns(recipe: str, dataset: str, overrides: list[str]) -> dict[str,
         FileNotFoundError: no such recipe.
         ValueError: an override that does not fit.
     """
+    from pipelines.recipe_stream import stream_of
     from training.recipe import read_recipe
-    from training.streams import stream_of
 
     stream = stream_of(read_recipe(recipe, [*overrides, f"data.dataset={dataset}"]))
     return {name: spec.parameters for name, spec in stream.needed_columns().items()}

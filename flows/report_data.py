@@ -34,13 +34,13 @@ from flows.report_samples import EXHIBIT, SHOWN_FRAMES, choose, column_section, 
 from pipelines.batch import BatchBuilder
 from pipelines.catalog import describe_dataset, describe_run, open_snapshot, read_rejects
 from pipelines.ledger import ledger_of
+from pipelines.recipe_stream import stream_of
 from pipelines.rows import read_rows
 from preprocessing.statistics import ByChannels, apart_from_json, merge_apart, most_common
 from storage.columns import list_columns
 from storage.fs import Store, open_store
 from storage.snapshots import Snapshot, list_datasets
 from training.recipe import make_recipe
-from training.streams import stream_of
 
 THUMBNAILS, EXAMPLES, MASKED, PICTURES = 16, 2, 3, 3
 DRAWN = "input, masked, reconstruction"

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from pipelines.feed import Feed, open_eval, open_feed, open_heldout
+from pipelines.recipe_stream import stream_of
 from pipelines.stream import StreamConfig
 from storage.fs import Store, open_store
 from training.assemble import about_input, count_parameters, make_trainer, restore
@@ -29,7 +30,6 @@ from training.ranks import Place, bare, open_place, stop_on_signals, wait_for_al
 from training.recipe import Recipe, make_recipe, read_recipe, recipe_fingerprint, resolve
 from training.runs import Metrics, code_version, read_metrics, read_record, write_record
 from training.session import Progress, Session, make_hooks, pick_example, sum_up
-from training.streams import stream_of
 
 MIN_QUERIES = 20
 "Fewer labelled held-out samples than this, and a probe leaves one out instead."

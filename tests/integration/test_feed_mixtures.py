@@ -15,13 +15,13 @@ from pipelines.feed import open_feed, open_mixture
 from pipelines.ingest import ingest
 from pipelines.ingest_spec import IngestSpec
 from pipelines.mixture import Turns
+from pipelines.recipe_stream import stream_of
 from pipelines.stream import StreamConfig
 from preprocessing.masks import MaskConfig
 from preprocessing.views import ViewConfig
 from storage.fs import Store, open_store
 from tests.integration.raw import FIELD_PATTERN, make_fields, make_images, make_videos
 from training.recipe import read_recipe, recipe_fingerprint
-from training.streams import stream_of
 
 COMMON = {"mask": MaskConfig(), "targets": (), "patch": 16, "batch": 4, "seed": 5, "lanes": 4}
 IMAGE = StreamConfig(dataset="image", view=ViewConfig(size=32), **COMMON)

@@ -1,14 +1,18 @@
-"""What a recipe reads. Without torch: columns are derived where nothing is trained."""
+"""What a recipe reads. Its type is above this layer, so it is taken as it comes.
+
+Without torch: columns are derived where nothing is trained.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from pipelines.order import default_lanes
 from pipelines.stream import StreamConfig
-from training.recipe import Recipe
 
 
-def stream_of(recipe: Recipe) -> StreamConfig:
-    """Return the stream that a recipe trains on."""
+def stream_of(recipe: Any) -> StreamConfig:
+    """Return the stream that a `training.recipe.Recipe` trains on."""
     return StreamConfig(
         dataset=recipe.data.dataset,
         snapshot=recipe.data.snapshot,
