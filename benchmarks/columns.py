@@ -351,16 +351,18 @@ def follow(column: str, stored: NDArray[Any]) -> Any:
 
 
 def mask_reading(flow: NDArray[Any]) -> Reading:
-    """Return a stored draw of MGMAE's mask against making it from stored flow."""
+    """Return a stored draw of MGMAE's mask against making it as a loader does: the stored flow is
+    read and followed to the view, and the mask drawn."""
     config = MaskConfig(kind="mgmae", ratio=0.9)
     grid = (FRAMES // 2, EDGE // 16, EDGE // 16)
     settings = {"kind": "mgmae", "ratio": 0.9}
     asked = {"draws": 1, "views": 1, "view": VIEW, "mask": settings}
     sample = Stored(0, "mp4", b"", {}, CLIPS[0].shape, {"flow": flow})
     packed = pack_array(compute("masks", column_spec("masks", asked).parameters, sample))
-    seen_flow = follow("flow", flow)
+    stored_flow = pack_array(flow)
 
     def online() -> Any:
+        seen_flow = follow("flow", unpack_array(stored_flow))
         return make_mask(config, grid, generator(0, 0, 0, "mask"), cell=8, **seen_flow)
 
     def read(data: bytes) -> Any:

@@ -87,7 +87,8 @@ def plan_text(report: dict[str, Any], words: list[str]) -> str:
     basis = "all" if report["exact"] else f"a probe of {probed['units']} of {report['units']} units"
     lines = [
         f"{report['files']} files, {report['raw_bytes'] / 2**20:.1f} MiB -> {report['samples']} "
-        f"samples in {report['shards']} shards, {report['bytes'] / 2**20:.1f} MiB "
+        f"samples in {report['shards']} shards, {report['bytes'] / 2**20:.1f} MiB, "
+        f"{report['bytes'] / max(report['samples'], 1):,.0f} bytes a sample "
         f"(by {basis}, {probed['seconds']:.1f} s)",
         f"time with {report['workers']} workers: {duration(report['seconds'])} "
         f"(hash {duration(report['hash_seconds'])}, encode {duration(report['encode_seconds'])})",

@@ -74,6 +74,7 @@ def test_a_plan_prints_the_command_that_does_it(tmp_path: Path) -> None:
     done = headrace(*words, store=tmp_path / "store")
     assert done.exit_code == 0, done.stderr
     assert "13 files" in done.stdout and "12 samples" in done.stdout
+    assert "bytes a sample" in done.stdout
     assert f"unrecognised_format: {raw}/coarse/text.jpg" in done.stdout
     assert not (tmp_path / "store").exists()
     said = shlex.split(done.stdout.splitlines()[-1])
