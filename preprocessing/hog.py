@@ -52,7 +52,7 @@ def hog_cells(
     _check(frames.shape, cell, bins)
     parts = [_histograms(frame, cell, bins, window) for frame in frames]
     t, h, w, c = frames.shape
-    sums = np.stack(parts) if parts else np.zeros((0, (h // cell) * (w // cell) * c * bins))
+    sums = _joined(parts)
     histogram = sums.reshape(t, h // cell, w // cell, c, bins)
     return _normalised(histogram)
 
@@ -140,7 +140,7 @@ def _histograms(frame: NDArray[Any], cell: int, bins: int, window: int) -> NDArr
     weights = _tiled_window(window, h, w)[:, :, None] if window else None
     # Some rows of cells at a time: what is in between a large frame would not fit the caches.
     rows = cell * max(1, _STRIP // (cell * w * c))
-    parts = []
+    parts: list[NDArray[np.float64]] = []
     for top in range(0, h, rows):
         strip = slice(top, min(top + rows, h))
         bin_of, magnitude = oriented(gradients[0][strip], gradients[1][strip], bins)
@@ -149,8 +149,16 @@ def _histograms(frame: NDArray[Any], cell: int, bins: int, window: int) -> NDArr
         slots = bin_of.astype(np.intp)
         slots += _first_slots(strip.stop - top, w, c, cell, bins)
         total = (strip.stop - top) // cell * (w // cell) * c * bins
-        parts.append(np.bincount(slots.ravel(), magnitude.ravel(), minlength=total))
-    return np.concatenate(parts).astype(np.float64, copy=False)
+        sums = np.bincount(slots.ravel(), magnitude.ravel(), minlength=total)
+        parts.append(sums.astype(np.float64, copy=False))
+    return _joined(parts)
+
+
+def _joined(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return parts end to end; one alone is not copied."""
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts) if parts else np.zeros(0)
 
 
 def sobel_exact(frame: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
