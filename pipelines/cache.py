@@ -87,7 +87,8 @@ class ShardCache:
 
     def used(self) -> int:
         """Return the bytes of all files, of those that are being downloaded too."""
-        return sum(size for _, size, _ in self._files())
+        with self._locked():
+            return sum(size for _, size, _ in self._files())
 
     def clean(self) -> int:
         """Remove what processes that died were downloading; returns how many files."""
@@ -108,7 +109,8 @@ class ShardCache:
             for offset in range(0, size, _PIECE):
                 piece = store.read_range(path, offset, min(_PIECE, size - offset))
                 os.pwrite(handle, piece, offset)
-            os.rename(temporary, target)
+            with self._locked():  # a file that moves while files are counted is missed, or twice
+                os.rename(temporary, target)
         except BaseException:
             _drop(temporary, handle)
             raise
@@ -117,8 +119,9 @@ class ShardCache:
 
     def _make_room(self, size: int) -> bool:
         """Remove files until `size` more bytes fit; False where that cannot be."""
-        used = self.used()
-        for _, taken, place in sorted(self._files()):
+        files = sorted(self._files())
+        used = sum(taken for _, taken, _ in files)
+        for _, taken, place in files:
             if used + size <= self.limit:
                 break
             if _remove_unused(place):

@@ -107,7 +107,7 @@ def _regions(stored: Stored, parameters: Parameters) -> NDArray[np.uint16]:
 
 PIXEL_PRODUCERS: dict[str, Producer] = {
     "hog": Producer(
-        version=1,
+        version=2,
         defaults={
             "cell": 8,
             "cells": [],
