@@ -67,7 +67,12 @@ class Lab:
     batches: list[dict[str, Any]]
 
     def files(self, kind: str) -> list[Path]:
-        found = sorted(self.folder.rglob(KINDS[kind]))
+        """Return the files of a kind, those of the stream's own column first."""
+        own = {spec.fingerprint[:16] for spec in self.stream.needed_columns().values()}
+        found = sorted(
+            self.folder.rglob(KINDS[kind]),
+            key=lambda path: (not any(name in str(path) for name in own), path),
+        )
         assert found, kind
         return found
 

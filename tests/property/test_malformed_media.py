@@ -6,6 +6,7 @@ import io
 import random
 import re
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 from fractions import Fraction
@@ -227,13 +228,17 @@ def test_a_video_whose_frames_are_huge_costs_no_memory(tmp_path: Path, good_peak
     assert peak - good_peak < MOST_MB, f"{peak - good_peak:.0f} MB more than good pictures"
 
 
-def test_an_npz_bomb_is_no_raster(tmp_path: Path) -> None:
+def test_an_npz_bomb_is_refused_from_its_header(tmp_path: Path) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
-    np.savez_compressed(raw / "bomb.npz", array=np.zeros((64, 2**20), np.uint8))
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (1048576, 1048576), }"
+    header = header.ljust(117) + b"\n"
+    with zipfile.ZipFile(raw / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        magic = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little")
+        archive.writestr("array.npy", magic + header + bytes(2**24))
     (raw / "good.tif").write_bytes(made_files.satellite_corpus()["no_crs.tif"][0])
     outcome = ingest_all(tmp_path / "store", "satellite", str(raw))
-    assert outcome.reasons() == {"bomb.npz": "unrecognised_format"}
+    assert outcome.reasons() == {"bomb.npz": "too_large"}
 
 
 def clips_of(data: bytes) -> None:
