@@ -133,7 +133,8 @@ def plan_ingest(
     task = Task(dataset, spec, tuple(sources), base, retry_rejects, len(files))
     if not retry_rejects and base is not None:
         files = files.filter(compute.invert(known.knows(files)))
-    return plan_files(files.combine_chunks(), known, task)
+    files = files.combine_chunks()  # lets go of the chunks before they are planned
+    return plan_files(files, known, task)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +264,8 @@ def _split_duplicates(
     new = np.flatnonzero(seen.is_null().to_numpy(zero_copy_only=False))
     unique = np.intersect1d(first_places(pa.chunked_array([hashes])), new)
     repeated = np.setdiff1d(np.arange(len(units)), unique)
+    if not len(repeated):
+        return unique, repeated, pa.array([], pa.string())
     owners = compute.index_in(hashes.take(repeated), value_set=hashes.take(unique))
     uris = files["uri"].combine_chunks().take(units.rows[unique, 0]).take(owners)
     first = compute.coalesce(seen.take(repeated), uris)
