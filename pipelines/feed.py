@@ -107,7 +107,7 @@ class _Ahead:
                 try:
                     told = self._next()
                     break
-                except RuntimeError as error:
+                except (RuntimeError, *_CUT_OFF) as error:
                     if restarts == RESTARTS or not _died(error):
                         raise
                 restarts += 1
@@ -135,9 +135,14 @@ class _Ahead:
         self.started = None
 
 
-def _died(error: RuntimeError) -> bool:
+_CUT_OFF = (ConnectionError, EOFError, FileNotFoundError)
+"what fetching a tensor meets when the worker that holds it dies at that moment"
+
+
+def _died(error: Exception) -> bool:
     """Say whether the loader lost a worker, rather than met an error in one."""
-    return type(error) is RuntimeError and "DataLoader worker (pid" in str(error)
+    told = type(error) is RuntimeError and "DataLoader worker (pid" in str(error)
+    return told or isinstance(error, _CUT_OFF)
 
 
 def _start_worker(_: int) -> None:
