@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -166,7 +166,7 @@ def _draw_hog(sample: Shown, spec: ColumnSpec, value: NDArray[Any]) -> Iterator[
     channels = seen.shape[0] if first else seen.shape[-1]
     tokens = uint8_to_hog(value[0]).reshape(times, edge**2, -1)
     steps = np.linspace(0, times - 1, min(times, SHOWN_FRAMES)).round().astype(int)
-    viewed = Shown(sample.part, sample.row, seen, sample.bands)
+    viewed = replace(sample, stored=seen)
     pictures = (
         [seen[t * parameters["tubelet"]] for t in steps] if seen.ndim == 4 else viewed.frames()
     )

@@ -117,23 +117,24 @@ def decord_clips(
 
 def _open(source: Source, index: VideoIndex) -> Any:
     """Return a reader of one thread that agrees with the index on number, times and size."""
-    from decord import DECORDError, VideoReader
+    from decord import DECORDError, DECORDLimitReachedError, VideoReader
 
     try:
         reader = VideoReader(source.file(), num_threads=1, fault_tol=_ANY_RECOVERED_FRAME)
-    except (DECORDError, RuntimeError) as error:
+        # Its thread reads ahead: damage anywhere may show at any call.
+        shape = reader[0].shape
+        starts = reader.get_frame_timestamp(range(len(reader)))[:, 0].astype(np.float64)
+    except (DECORDError, DECORDLimitReachedError, RuntimeError) as error:
         raise DecodeError("decode_error", f"decord: {_first_line(error)}") from error
     if len(reader) != index.frames:
         raise DecodeError(
             "decode_error", f"decord counts {len(reader)} frames, the index {index.frames}"
         )
-    starts = reader.get_frame_timestamp(range(index.frames))[:, 0].astype(np.float64)
     ticks = np.asarray(index.pts, np.float64) - index.pts[0]
     apart = np.abs(starts - starts[0] - ticks * float(index.time_base)).max()
     step = float(np.diff(ticks).min()) if len(ticks) > 1 else 1.0
     if apart > step * float(index.time_base) / 2:  # decord keeps times in float32
         raise DecodeError("decode_error", f"decord's times differ from the index by {apart:.3g} s")
-    shape = reader[0].shape
     if shape[:2] != (index.height, index.width):
         raise DecodeError(
             "decode_error", f"decord's frames are {shape}, not {index.height}x{index.width}"
