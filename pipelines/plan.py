@@ -182,8 +182,9 @@ def plan_files(files: pa.Table, known: KnownInputs, task: Task) -> IngestPlan:
 def _named(plan: IngestPlan, hashes: pa.Array, *, retry: bool) -> IngestPlan:
     """Give a plan the name of its part: a fingerprint of everything that determines its bytes."""
     content = hashlib.sha256()
-    paths = _paths(plan.files).take(plan.units.rows[:, 0])
-    lines = compute.binary_join_element_wise(hashes, paths, " ")
+    first = plan.files.take(plan.units.rows[:, 0])
+    told = (first[name].combine_chunks() for name in ("label", "extra"))
+    lines = compute.binary_join_element_wise(hashes, _paths(first), *told, "\0")
     for start in range(0, len(lines), _LINES):
         content.update("".join(f"{line}\n" for line in lines[start : start + _LINES]).encode())
     for table, names in ((plan.duplicates, ("uri",)), (plan.rejects, ("uri", "reason_class"))):

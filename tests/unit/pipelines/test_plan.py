@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -59,6 +60,20 @@ def test_a_plan_is_the_same_however_it_is_made(tmp_path: Path) -> None:
     ]
     assert len({plan.part for plan in plans}) == 1
     assert plans[0].chunk(1) == plans[1].chunk(1)
+
+
+@pytest.mark.parametrize(
+    "rows", ["path,kind,site\n{},b,1\n", "path,kind,site\n{},a,2\n"], ids=["label", "metadata"]
+)
+def test_what_a_list_says_of_a_file_is_part_of_the_plan(tmp_path: Path, rows: str) -> None:
+    """A killed ingest must not take up chunks that were written for another list."""
+    raw = pictures(tmp_path / "raw", range(1))
+    store, spec = open_store(tmp_path / "store"), replace(SPEC, labels="kind")
+    parts = set()
+    for text in ("path,kind,site\n{},a,1\n", rows):
+        (tmp_path / "list.csv").write_text(text.format(raw / "000.png"))
+        parts.add(plan_ingest(store, [str(tmp_path / "list.csv")], "photos", spec, HERE).part)
+    assert len(parts) == 2
 
 
 def test_rejects_are_taken_again_and_only_they(tmp_path: Path) -> None:
