@@ -183,7 +183,7 @@ def _causes(store: Store, name: str) -> tuple[RejectCause, ...]:
 def _labels(snapshot: Snapshot) -> dict[str, int]:
     total: Counter[str] = Counter()
     for entry in snapshot.parts:
-        total.update(entry.stats.get("labels", {}))
+        total.update(entry.stats["labels"])
     return {name: count for name, count in sorted(total.items()) if name}
 
 

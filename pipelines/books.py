@@ -69,15 +69,12 @@ class Statistics:
         self.moments = merge_apart(self.moments, apart_from_json(record["moments"]))
         self.shapes.update(record["shapes"])
         groups: dict[str, set[int]] = {}
-        for shard in record["shards"]:
-            for row in shard["rows"]:
-                groups.setdefault(row["split"], set()).add(checksum(row["group"].encode()))
-            self.splits.update(row["split"] for row in shard["rows"])
-            self.labels.update(row["label"] for row in shard["rows"])
-            for row in shard["rows"]:
-                if len(self.channels) < 2:
-                    self.channels.add(tuple(json.loads(row["metadata"]).get("channels") or ()))
-
+        for row in (row for shard in record["shards"] for row in shard["rows"]):
+            groups.setdefault(row["split"], set()).add(checksum(row["group"].encode()))
+            self.splits[row["split"]] += 1
+            self.labels[row["label"]] += 1
+            if len(self.channels) < 2:
+                self.channels.add(tuple(json.loads(row["metadata"]).get("channels") or ()))
         for split, found in groups.items():
             hashes = np.fromiter(found, np.uint64, len(found))
             self.groups.setdefault(split, []).append(hashes)
@@ -232,7 +229,6 @@ def tables_of(
 def _entry(
     plan: IngestPlan, books: Books, digests: dict[str, str], records: dict[str, str]
 ) -> PartEntry:
-    stats = books.statistics.to_json()
     return PartEntry(
         part=plan.part,
         samples=books.samples,
@@ -245,7 +241,9 @@ def _entry(
         spec={**plan.spec.to_json(), "sources": list(plan.sources)},
         manifest_sha256=digests["manifest_sha256"],
         rejects_sha256=digests["rejects_sha256"],
-        stats={**stats, "inputs_sha256": digests["inputs_sha256"], "records": records},
+        inputs_sha256=digests["inputs_sha256"],
+        records=records,
+        stats=books.statistics.to_json(),
     )
 
 

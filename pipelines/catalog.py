@@ -39,7 +39,7 @@ def describe_dataset(store: Store, dataset: str) -> dict[str, Any]:
     splits, groups = Counter[str](), Counter[str]()
     for entry in snapshot.parts:
         splits.update(entry.stats["splits"])
-        groups.update(entry.stats.get("groups", {}))
+        groups.update(entry.stats["groups"])
     return {
         "dataset": dataset,
         "modality": snapshot.settings["modality"],

@@ -26,12 +26,11 @@ from pipelines.keys import sample_key
 from pipelines.listing import list_sources, raw_files
 from pipelines.plan import cut_chunks, group_inputs
 from pipelines.progress import Progress
-from pipelines.raw import opened
+from pipelines.raw import opened, refusal_of
 from pipelines.worker import use_one_thread
 from preprocessing.errors import DecodeError
 from storage import tar
 from storage.fingerprint import canonical_json, checksum, sha256_hex
-from storage.fs import StoreError
 
 PROBED_UNITS, PROBED_SECONDS = 64, 20.0
 _END_BYTES = 2 * tar.BLOCK + tar.RECORD // 2
@@ -258,9 +257,7 @@ def _counted(unit: Unit, place: int, spec: IngestSpec, probes: list[Probe]) -> P
 def _reason(error: DecodeError | OSError) -> tuple[str, str]:
     if isinstance(error, DecodeError):
         return error.reason_class, error.detail
-    if isinstance(error, StoreError):
-        raise error
-    return "decode_error", f"cannot be read ({error.strerror or error})"
+    return refusal_of(error)
 
 
 def _sizes(

@@ -149,8 +149,6 @@ def _unnamed(named: Named, folder: str) -> list[Entry]:
     elif not _is_unnamed(named, folder):
         kept = _named_files(named, folder)
         entries = [entry for entry in entries if below[entry.path] not in kept]
-        if "/parts/" in folder and "records" not in named.parts[_part_of(folder)].stats:
-            return []  # of a version that named no records
     return sorted(entries, key=lambda entry: ("/records/" not in entry.path, entry.path))
 
 
@@ -161,7 +159,7 @@ def _named_files(named: Named, folder: str) -> set[str]:
     if "/columns/" in folder:
         records = {f"records/{name.removesuffix('.tar')}.json" for name in shards}
         return {"index.parquet"} | shards | records
-    return _TABLES | shards | {f"records/{name}" for name in entry.stats.get("records", ())}
+    return _TABLES | shards | {f"records/{name}" for name in entry.records}
 
 
 def _remove(named: Named, folder: str, dry_run: bool) -> list[Entry]:

@@ -12,9 +12,9 @@ import pyarrow as pa
 from pipelines.executors import Executor, run_jobs
 from pipelines.listing import raw_files
 from pipelines.progress import Progress
-from pipelines.raw import RawFile, opened
+from pipelines.raw import RawFile, opened, refusal_of
 from preprocessing.source import Source
-from storage.fs import Store, StoreError
+from storage.fs import Store
 
 BLOCK_BYTES, BLOCK_FILES = 64 * 2**20, 4096
 _PIECE = 4 * 2**20
@@ -89,14 +89,8 @@ def hash_block(files: tuple[tuple[RawFile, str], ...]) -> list[tuple[str, int, s
 def _hash(file: RawFile) -> tuple[str, int, str]:
     try:
         return content_hash(file), stamp(file), ""
-    except FileNotFoundError as error:
-        return "", 0, f"missing_file: listed, but gone ({error.strerror or error})"
-    except PermissionError as error:
-        return "", 0, f"permission_denied: cannot be read ({error.strerror or error})"
-    except StoreError as error:
-        if isinstance(error.__cause__, PermissionError):
-            return "", 0, f"permission_denied: cannot be read ({error.__cause__.strerror})"
-        raise
+    except OSError as error:
+        return "", 0, ": ".join(refusal_of(error))
 
 
 def content_hash(file: RawFile) -> str:

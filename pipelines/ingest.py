@@ -80,7 +80,7 @@ def _carry_out(
         done = _write_chunks(store, plan, executor, progress)
         store.settle(part, f"{part}/records")  # names that one who was killed had given
         entry, books = write_tables(store, plan)
-        nothing = not books.samples and not books.duplicates and _refused_before(store, plan)
+        nothing = not books.samples and not books.duplicates and plan.retry
         snapshot = None if nothing else _commit(store, plan, entry, books)
     if snapshot is not None:
         return _report(plan, books, snapshot, done)
@@ -135,14 +135,6 @@ def _where(plan: IngestPlan, executor: Executor) -> Executor:
     if executor.kind == "direct" and 1 < executor.workers <= THREADED_WORKERS and small:
         return replace(executor, kind="threads")
     return executor
-
-
-def _refused_before(store: Store, plan: IngestPlan) -> bool:
-    """Tell whether all inputs are refused ones that were tried again."""
-    if plan.base is None:
-        return False
-    known = known_in_parts(store, plan.dataset, plan.base.parts)
-    return all(known.was_refused(plan.files).to_pylist())
 
 
 def _commit(store: Store, plan: IngestPlan, entry: PartEntry, books: Books) -> Snapshot | None:

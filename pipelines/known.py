@@ -58,6 +58,7 @@ def known_in_parts(store: Store, dataset: str, parts: Iterable[PartEntry]) -> Kn
             read_table(
                 store,
                 f"{folder}/inputs.parquet",
+                entry.inputs_sha256,
                 columns=["uri", "content_hash", "outcome"],
             )
         )

@@ -77,6 +77,8 @@ class IngestPlan:
     skipped: int
     inputs: int
     heldout_below: int
+    retry: bool
+    "all files were refused when they came last"
     shard_bytes: int
     "raw bytes of a chunk, more or less"
 
@@ -174,12 +176,13 @@ def plan_files(files: pa.Table, known: KnownInputs, task: Task) -> IngestPlan:
         skipped=task.inputs - len(files),
         inputs=task.inputs,
         heldout_below=below,
+        retry=task.retry,
         shard_bytes=shard_bytes,
     )
-    return _named(plan, hashes, retry=task.retry)
+    return _named(plan, hashes)
 
 
-def _named(plan: IngestPlan, hashes: pa.Array, *, retry: bool) -> IngestPlan:
+def _named(plan: IngestPlan, hashes: pa.Array) -> IngestPlan:
     """Give a plan the name of its part: a fingerprint of everything that determines its bytes."""
     content = hashlib.sha256()
     first = plan.files.take(plan.units.rows[:, 0])
@@ -194,7 +197,7 @@ def _named(plan: IngestPlan, hashes: pa.Array, *, retry: bool) -> IngestPlan:
         "spec": plan.spec.to_json(),
         "content": content.hexdigest(),
         "heldout_below": str(plan.heldout_below),
-        "again": [entry.part for entry in plan.base.parts] if retry and plan.base else [],
+        "again": [entry.part for entry in plan.base.parts] if plan.retry and plan.base else [],
     }
     return replace(plan, part=fingerprint(determined)[:16])
 

@@ -110,6 +110,20 @@ def _opened_plain(store: Store, file: RawFile) -> Iterator[Source]:
         os.close(handle)
 
 
+def refusal_of(error: OSError) -> tuple[str, str]:
+    """Return reason class and detail of a file that is gone or may not be read.
+
+    Raises:
+        OSError: any other error, which is no fault of the file.
+    """
+    cause = error.__cause__ if isinstance(error, StoreError) else error
+    if isinstance(error, FileNotFoundError):
+        return "missing_file", f"listed, but gone ({error.strerror or error})"
+    if isinstance(cause, PermissionError):
+        return "permission_denied", f"cannot be read ({cause.strerror or cause})"
+    raise error
+
+
 def _ranges(store: Store, path: str, size: int) -> Source:
     read = partial(store.read_range, path)
     return Source(size, lambda offset, count: read(offset, count))

@@ -109,7 +109,8 @@ def repair(
     snapshot = read_snapshot(store, dataset)
     assert snapshot is not None  # verify has read it
     wrong = {entry["where"] for entry in found["damaged"]}
-    reasons = _repair_snapshots(store, snapshot, wrong)
+    _repair_snapshots(store, snapshot, wrong)
+    reasons: dict[str, str] = {}
     for entry in snapshot.parts:
         part = _Part(store, snapshot, entry, wrong, executor, progress)
         part.wrong = {path for path in wrong if path.startswith(f"{part.folder}/")}
@@ -126,14 +127,13 @@ def repair(
     return {**after, "repaired": sorted(wrong - left)}
 
 
-def _repair_snapshots(store: Store, newest: Snapshot, wrong: set[str]) -> dict[str, str]:
+def _repair_snapshots(store: Store, newest: Snapshot, wrong: set[str]) -> None:
     """Write older snapshots again: each has one part more than the one before it."""
     for number in range(1, newest.number):
         path = snapshot_path(newest.dataset, number)
         if path in wrong and len(newest.parts) == newest.number:
             older = Snapshot(newest.dataset, number, newest.parts[:number], newest.settings)
             store.write(path, older.to_json())
-    return {}
 
 
 def _repair_part(part: _Part) -> None:

@@ -94,8 +94,8 @@ def _inputs_of(store: Store, dataset: str, entry: PartEntry) -> pa.Table | None:
     """Return uri and content_hash of the raw files of a part; None if that table is lost too."""
     path = f"{part_path(dataset, entry.part)}/inputs.parquet"
     try:
-        sha256 = entry.stats.get("inputs_sha256")
-        return read_table(store, path, sha256, columns=["uri", "content_hash"]).combine_chunks()
+        columns = ["uri", "content_hash"]
+        return read_table(store, path, entry.inputs_sha256, columns).combine_chunks()
     except ManifestError:
         return None
 

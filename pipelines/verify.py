@@ -117,9 +117,8 @@ def file_hashes(folder: str, entry: PartEntry) -> Iterator[tuple[str, str]]:
     """Yield (path, SHA-256) of the tables and records that a snapshot names in a part."""
     yield f"{folder}/manifest.parquet", entry.manifest_sha256
     yield f"{folder}/rejects.parquet", entry.rejects_sha256
-    if "inputs_sha256" in entry.stats:
-        yield f"{folder}/inputs.parquet", entry.stats["inputs_sha256"]
-    for name, sha256 in entry.stats.get("records", {}).items():
+    yield f"{folder}/inputs.parquet", entry.inputs_sha256
+    for name, sha256 in entry.records.items():
         yield f"{folder}/records/{name}", sha256
 
 
@@ -128,7 +127,7 @@ def _extra_files(store: Store, dataset: str, entry: PartEntry) -> list[Damage]:
     folder = part_path(dataset, entry.part)
     named = {path for path, _ in file_hashes(folder, entry)}
     named |= {f"{folder}/{shard['name']}" for shard in entry.shards}
-    return _unnamed(store, folder, named) if "records" in entry.stats else []
+    return _unnamed(store, folder, named)
 
 
 def _unnamed(store: Store, folder: str, named: set[str]) -> list[Damage]:

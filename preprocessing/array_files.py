@@ -56,6 +56,7 @@ def _image(source: Source) -> RasterImage:
         with zipfile.ZipFile(source.file()) as archive:
             return _of_archive(archive)
     except (zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError, RuntimeError) as error:
+        # zipfile raises RuntimeError for an encrypted member, NotImplementedError for a method.
         reason = "truncated" if "not a zip file" in str(error) else "decode_error"
         raise DecodeError(reason, f".npz: {error}") from error
 

@@ -14,7 +14,7 @@ from typing import Any
 from storage.fingerprint import canonical_json, fingerprint
 from storage.fs import Store
 
-FORMAT = 1
+FORMAT = 2
 COMMIT_SECONDS = 60.0
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _NUMBERED = re.compile(r"(\d{6,})\.json")
@@ -43,6 +43,9 @@ class PartEntry:
     rejects: int
     manifest_sha256: str
     rejects_sha256: str
+    inputs_sha256: str
+    records: dict[str, str]
+    "SHA-256 of each file below `records/`"
     spec: dict[str, Any]
     stats: dict[str, Any]
 

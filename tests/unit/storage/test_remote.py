@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,72 +11,28 @@ from pyarrow import fs as pafs
 
 from storage import remote
 from storage.fs import Store, StoreError, open_store
-from storage.manifest import MANIFEST_SCHEMA, read_table, write_table
-from storage.shards import Sample, ShardReader, pack_shard
-from storage.snapshots import read_snapshot
+from tests.unit.storage import contract
+from tests.unit.storage.contract import (  # noqa: F401 (collected here, for these stores)
+    test_files,
+    test_names_say_nothing_of_the_bytes,
+    test_shards_and_tables,
+)
 from tests.unit.storage.renaming import RenamesOntoNothing, use_for_hdfs
 
+HDFS = "renames as HDFS does"
 
-@pytest.fixture(params=["arrow's file system in memory", "a file system that renames as HDFS does"])
+
+@pytest.fixture(params=["in memory", HDFS])
 def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    if request.param.startswith("arrow"):
+    if request.param == "in memory":
         return open_store(f"mock:///{tmp_path.name}")
     use_for_hdfs(monkeypatch, RenamesOntoNothing(tmp_path))
     return open_store("hdfs://cluster/store")
 
 
-def test_files(store: Store) -> None:
-    assert store.list() == []
-    store.write("a/b", b"0123456789")
-    store.write("a/b", b"9876543210")
-    store.write("a-c", b"1")
-    assert store.read("a/b") == b"9876543210"
-    assert store.read_range("a/b", 8, 100) == b"10"
-    assert [(e.path, e.size) for e in store.list()] == [("a-c", 1), ("a/b", 10)]
-    assert list(store.walk("a")) == store.list("a")
-    assert store.folders() == ("a",)
-    assert (store.size("a/b"), store.exists("a/x"), store.exists("a")) == (10, False, False)
-    with pytest.raises(FileNotFoundError):
-        store.read("a/x")
-    store.delete("a/b")
-    store.delete("a/b")
-    store.write("t/1", b"")
-    store.delete_tree("t")
-    store.delete_tree("t")
-    assert [e.path for e in store.list()] == ["a-c"]
-    assert store.local_path("a") is None
-
-
-def test_names_say_nothing_of_the_bytes(store: Store) -> None:
-    """pyarrow would pack and unpack by the ending of a name."""
-    data = gzip.compress(b"0123456789")
-    for name in ("a.tar.gz", "b.bz2", "c.zst", "d.lz4"):
-        store.write(name, data)
-        assert (store.size(name), store.read(name)) == (len(data), data)
-        assert store.read_range(name, 3, 5) == data[3:8]
-
-
+@pytest.mark.parametrize("store", [HDFS], indirect=True)  # in memory, a rename replaces
 def test_one_of_several_writers_wins(store: Store) -> None:
-    if store.uri.startswith("mock"):
-        pytest.skip("its rename replaces what is there")
-    with ThreadPoolExecutor(4) as pool:
-        for name in ("x", "y", "z"):
-            won = list(pool.map(lambda i, n=name: store.put_if_absent(n, b"%d" % i), range(8)))
-            assert sum(won) == 1
-            assert store.read(name) == b"%d" % won.index(True)
-    assert [entry.path for entry in store.list()] == ["x", "y", "z"]
-
-
-def test_shards_and_tables(store: Store) -> None:
-    samples = [Sample(f"k{i}", "jpg", b"payload %d" % i, {"i": i}) for i in range(3)]
-    data, rows = pack_shard(samples)
-    store.write("s.tar", data)
-    with ShardReader(store, "s.tar", "d/p/s") as reader:
-        for row, sample in zip(rows, samples, strict=True):
-            assert reader.read(row.offset, row.size, row.checksum, row.key) == sample.payload
-    digest = write_table(store, "m.parquet", MANIFEST_SCHEMA.empty_table())
-    assert read_table(store, "m.parquet", digest, ["key"]).column_names == ["key"]
-    assert read_snapshot(store, "d") is None
+    contract.test_one_of_several_writers_wins(store)
 
 
 def test_a_file_stays_readable_when_it_is_replaced(store: Store) -> None:

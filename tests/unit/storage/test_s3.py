@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +12,14 @@ import pytest
 
 from storage import remote
 from storage.fs import Store, StoreError, open_store
-from storage.manifest import MANIFEST_SCHEMA, read_table, write_table
-from storage.shards import Sample, ShardError, ShardReader, pack_shard, read_shard
 from storage.snapshots import PartEntry, commit_part, read_snapshot
 from tests.s3_server import s3_server, s3_uri
+from tests.unit.storage.contract import (  # noqa: F401 (collected here, for this store)
+    test_files,
+    test_names_say_nothing_of_the_bytes,
+    test_one_of_several_writers_wins,
+    test_shards_and_tables,
+)
 from tests.unit.storage.http_answers import BUSY, FORBIDDEN, Answers
 
 
@@ -31,49 +34,11 @@ def store(endpoint: str, request: pytest.FixtureRequest) -> Store:
     return open_store(s3_uri(endpoint, f"bucket/{request.node.name}"))
 
 
-def test_files(store: Store) -> None:
-    assert store.list() == []
-    store.write("a/b", b"0123456789")
-    store.write("a/b", b"9876543210")
-    store.write("a-c", b"1")
-    assert store.read("a/b") == b"9876543210"
-    assert store.read_range("a/b", 8, 100) == b"10"
-    assert [(e.path, e.size) for e in store.list()] == [("a-c", 1), ("a/b", 10)]
-    assert store.folders() == ("a",)
-    assert (store.size("a/b"), store.exists("a/x"), store.exists("a")) == (10, False, False)
-    with pytest.raises(FileNotFoundError):
-        store.read("a/x")
-    store.delete("a/b")
-    store.delete("a/b")
-    store.write("t/1", b"")
-    store.delete_tree("t")
-    store.delete_tree("t")
-    assert [e.path for e in store.list()] == ["a-c"]
-    assert store.local_path("a") is None
-
-
 def test_large_files_are_one_object(store: Store) -> None:
     data = bytes(range(256)) * 60_000
     store.write("large", data)
     assert store.read("large") == data
     assert store.read_range("large", 10_000_000, 300) == data[10_000_000:10_000_300]
-
-
-def test_names_say_nothing_of_the_bytes(store: Store) -> None:
-    """pyarrow would pack and unpack by the ending of a name."""
-    data = gzip.compress(b"0123456789")
-    for name in ("a.tar.gz", "b.bz2", "c.zst", "d.lz4"):
-        store.write(name, data)
-        assert (store.size(name), store.read(name)) == (len(data), data)
-        assert store.read_range(name, 3, 5) == data[3:8]
-
-
-def test_one_of_several_writers_wins(store: Store) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        for name in ("x", "y", "z"):
-            won = list(pool.map(lambda i, n=name: store.put_if_absent(n, b"%d" % i), range(8)))
-            assert sum(won) == 1
-            assert store.read(name) == b"%d" % won.index(True)
 
 
 def test_a_lost_answer_to_a_put_still_wins(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,26 +59,10 @@ def test_a_lost_answer_to_a_put_still_wins(store: Store, monkeypatch: pytest.Mon
     assert not store.put_if_absent("x", b"1")
 
 
-def test_shards_tables_and_commits(store: Store) -> None:
-    samples = [Sample(f"k{i}", "jpg", b"payload %d" % i, {"i": i}) for i in range(3)]
-    data, rows = pack_shard(samples)
-    store.write("s.tar", data)
-    assert list(read_shard(store, "s.tar", 3)) == samples
-    with ShardReader(store, "s.tar", "d/p/s") as reader:
-        for row, sample in zip(rows, samples, strict=True):
-            assert reader.read(row.offset, row.size, row.checksum, row.key) == sample.payload
-        with pytest.raises(ShardError, match="sample k0 is cut short"):
-            reader.read(len(data) - 5, 10, 0, "k0")
-    with pytest.raises(ShardError, match="missing"):
-        ShardReader(store, "t.tar", "d/p/t")
-    digest = write_table(store, "m.parquet", MANIFEST_SCHEMA.empty_table())
-    assert read_table(store, "m.parquet", digest, ["key"]).column_names == ["key"]
-
-
 def entry(name: str) -> PartEntry:
     numbers = dict.fromkeys(("samples", "bytes", "inputs", "written", "duplicates", "rejects"), 0)
-    hashes = {"manifest_sha256": "", "rejects_sha256": ""}
-    return PartEntry(part=name, shards=[], spec={}, stats={}, **numbers, **hashes)
+    hashes = dict.fromkeys(("manifest_sha256", "rejects_sha256", "inputs_sha256"), "")
+    return PartEntry(part=name, shards=[], records={}, spec={}, stats={}, **numbers, **hashes)
 
 
 def test_no_commit_is_lost(store: Store) -> None:

@@ -42,6 +42,8 @@ def part(name: str, **changes: Any) -> PartEntry:
         "rejects": 1,
         "manifest_sha256": "cd" * 32,
         "rejects_sha256": "ef" * 32,
+        "inputs_sha256": "01" * 32,
+        "records": {"shard-000000.json": "23" * 32},
         "spec": {"resize": None},
         "stats": {"mean": [0.1, 0.25], "größe": {"10x9": 2}},
     }
@@ -127,7 +129,7 @@ def test_a_newer_format_is_refused_with_the_reason(store: Store) -> None:
     commit_part(store, "cells", part("a"), {})
     content = json.loads(store.read(snapshot_path("cells", 1)))
     store.write(snapshot_path("cells", 1), json.dumps({**content, "format": 9}).encode())
-    with pytest.raises(SnapshotError, match="has format 9, this version reads 1"):
+    with pytest.raises(SnapshotError, match="has format 9, this version reads 2"):
         read_snapshot(store, "cells")
 
 
