@@ -225,10 +225,10 @@ class Feed:
         """Stop the workers and downloads, if any."""
         if self._ahead is not None:
             self._ahead.close()
-        if isinstance(self._source, _Ahead):
-            self._source.close()
-        elif isinstance(self._source, DataLoader):
+        if isinstance(self._source, DataLoader):
             self._source._iterator = None
+        else:
+            self._source.close()
 
 
 def _load(
@@ -270,7 +270,7 @@ def open_feed(
             from.
         stop: one past the last batch; None never ends.
         workers: processes that compute batches ahead; 0 computes them in this one.
-        kind: local, or ray.
+        kind: local, or ray; workers are then Ray actors, one at least.
 
     Raises:
         FileNotFoundError: no such dataset or snapshot.
@@ -332,7 +332,7 @@ def _source(course: Course, numbers: range, workers: int, kind: str) -> Source:
     if kind == "ray":
         from pipelines.ray_feed import RayStream
 
-        return RayStream(course, numbers)
+        return RayStream(course, numbers, max(workers, 1))
     if kind != "local":
         raise ValueError(f"feed is {kind!r}; it must be local or ray.")
     return _Ahead(course, numbers, workers) if workers else _load(_Batches(course, numbers), 0)
