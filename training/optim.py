@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from training.lion import Lion
 from training.optim_config import OptimConfig
 
 NO_DECAY_TOKENS = ("pos_embed", "cls_token", "mask_token")
@@ -27,20 +28,18 @@ def split_decay(model: nn.Module, *, decay_tokens: bool = True) -> tuple[list[st
     return decay, plain
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """Return a fused AdamW over two parameter groups: with and without weight decay."""
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """Return a fused AdamW, or Lion, over two parameter groups: with and without weight decay."""
     named = dict(model.named_parameters())
     decay, plain = split_decay(model, decay_tokens=config.decay_tokens)
     groups: list[dict[str, Any]] = [
         {"params": [named[name] for name in decay], "weight_decay": config.weight_decay},
         {"params": [named[name] for name in plain], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.lr,
-        betas=config.betas,
-        fused=True,
-    )
+    groups = [group for group in groups if group["params"]]
+    if config.kind == "lion":
+        return Lion(groups, lr=config.lr, betas=config.betas)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from training.schedules import SCHEDULES
 
+OPTIMIZERS = ("adamw", "lion")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OptimConfig:
@@ -13,6 +15,8 @@ class OptimConfig:
 
     lr: float
     "peak learning rate at the recipe's batch"
+    kind: str = "adamw"
+    "adamw or lion"
     schedule: str = "cosine"
     warmup: float = 0.1
     "share of the steps in which the rate rises from 0"
@@ -28,6 +32,10 @@ class OptimConfig:
         if self.lr <= 0:
             raise ValueError(
                 f"optim.lr is {self.lr}; it must be above 0. 1e-3 is usual for tiny models."
+            )
+        if self.kind not in OPTIMIZERS:
+            raise ValueError(
+                f"optim.kind {self.kind!r} is unknown. Known: {', '.join(OPTIMIZERS)}."
             )
         if not 0 <= self.warmup < 1:
             raise ValueError(

@@ -11,7 +11,7 @@ COOLDOWNS: dict[str, Callable[[float], float]] = {
     "inverse_sqrt": lambda share: 1 - _inverse_sqrt(share) / _inverse_sqrt(1.0),
 }
 "Share of the way still to go, after a share of the cooldown phase."
-SCHEDULES = ("cosine", "infinite", "constant")
+SCHEDULES = ("cosine", "infinite", "constant", "one_cycle")
 
 
 def cosine(time: float, *, peak: float, low: float, warmup: float, total: float) -> float:
@@ -45,7 +45,20 @@ def schedule_named(
         return lambda step: infinite(step + 1, peak=peak, low=low or 0.01 * peak, total=total + 1)
     if name == "cosine":
         return lambda step: cosine(step + 1, peak=peak, low=low, warmup=rise + 1, total=total + 1)
+    if name == "one_cycle":
+        return lambda step: one_cycle(step, peak=peak, rise=warmup * total, total=total)
     raise ValueError(f"optim.schedule {name!r} is unknown. Known: {', '.join(SCHEDULES)}.")
+
+
+def one_cycle(step: float, *, peak: float, rise: float, total: float) -> float:
+    """Return microscopy's rate: half a cosine up from `peak` / 25 over `rise` steps, then one down
+    to a 10,000th of where it began, met at the last of the `total` steps.
+    """
+    start, top = peak / 25, max(rise - 1, 0.0)
+    first, last, share = start, peak, step / top if top else 1.0
+    if step > top:
+        first, last, share = peak, start / 1e4, (step - top) / (total - 1 - top)
+    return last + (first - last) * 0.5 * (1.0 + math.cos(math.pi * share))
 
 
 def infinite(

@@ -18,6 +18,8 @@ class ModelConfig:
     width: int
     depth: int
     heads: int
+    mlp_width: int = 0
+    "hidden values of the encoder's MLPs; 0 is four times the width (not for micromae, camae)"
     decoder_width: int = 0
     decoder_depth: int = 0
     decoder_heads: int = 0
@@ -29,6 +31,9 @@ class ModelConfig:
     "the dataset"
     layer_scale: float = 1e-4
     "first value of the residual gains (micromae, camae)"
+    context: int = 0
+    "of a token's position, the values that name its band group or date (satmae): 256 and 384 in "
+    "the released models; 0 takes a third and three eighths of the width"
 
     def __post_init__(self) -> None:
         for name in ("patch", "tubelet", "width", "depth", "heads"):

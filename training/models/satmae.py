@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.models.blocks import (
+    encoder_blocks,
     frozen,
     init_linears,
     layer_norm,
@@ -27,8 +28,8 @@ from training.models.tokens import PatchEmbed, place_tokens, take_tokens
 
 
 class SatMAE(nn.Module):
-    """Masked autoencoder on groups of bands. A third of the encoder's width (a quarter of the
-    decoder's) says which group a token is of, the rest where it lies."""
+    """Masked autoencoder on groups of bands. `context` values of the encoder's width (a quarter of
+    the decoder's) say which group a token is of, the rest where it lies."""
 
     def __init__(self, config: ModelConfig, data: ModelInput) -> None:
         super().__init__()
@@ -43,14 +44,14 @@ class SatMAE(nn.Module):
             nn.init.xavier_uniform_(embed.proj.weight.data.flatten(1))
 
     def _make_encoder(self, config: ModelConfig, edge: int) -> None:
-        width, named = config.width, config.width // 3
+        width, named = config.width, config.context or config.width // 3
         self.patch_embed = nn.ModuleList(
             PatchEmbed(len(group), width, config.patch) for group in self.groups
         )
         self.cls_token = token(width)
         self.pos_embed = frozen(sincos_2d(width - named, edge, edge, cls=True))
         self.channel_embed = frozen(sincos_groups(named, len(self.groups)))
-        self.blocks = stack_blocks(width, config.depth, config.heads)
+        self.blocks = encoder_blocks(config)
         self.norm = layer_norm(width)
 
     def _make_decoder(self, config: ModelConfig, edge: int) -> None:
@@ -135,9 +136,11 @@ def _check(config: ModelConfig, data: ModelInput) -> None:
             f"target is {list(data.widths)}; satmae_group predicts the pixels of each group only. "
             "Use target: [{kind: pixels}]."
         )
-    if config.width % 12 or config.decoder_width % 16:
+    named = config.context or config.width // 3
+    if named % 2 or (config.width - named) % 4 or config.decoder_width % 16:
         raise ValueError(
-            f"model.width is {config.width}, model.decoder_width is {config.decoder_width}; "
-            "satmae_group needs "
-            "multiples of 12 and 16, which its position tables share out. 768 and 512 are usual."
+            f"model.width is {config.width}, model.context is {named}, model.decoder_width is "
+            f"{config.decoder_width}; satmae_group shares each out between group and place: the "
+            "context must be even, the rest of the width a multiple of 4, the decoder's a multiple "
+            "of 16. 768, 256 and 512 are usual."
         )
