@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.models.config import ModelConfig
+
 EPS = 1e-6
 AttentionClass = Callable[[int, int], nn.Module]
 
@@ -99,10 +101,10 @@ class CrossAttention(nn.Module):
 class Mlp(nn.Module):
     """Two linears with an exact GELU between them."""
 
-    def __init__(self, width: int, ratio: float = 4.0) -> None:
+    def __init__(self, width: int, hidden: int = 0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, int(width * ratio))
-        self.fc2 = nn.Linear(int(width * ratio), width)
+        self.fc1 = nn.Linear(width, hidden or 4 * width)
+        self.fc2 = nn.Linear(hidden or 4 * width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, N, D)."""
@@ -112,12 +114,14 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """Pre-norm transformer block."""
 
-    def __init__(self, width: int, heads: int, attention: AttentionClass = Attention) -> None:
+    def __init__(
+        self, width: int, heads: int, attention: AttentionClass = Attention, hidden: int = 0
+    ) -> None:
         super().__init__()
         self.norm1 = layer_norm(width)
         self.attn = attention(width, heads)
         self.norm2 = layer_norm(width)
-        self.mlp = Mlp(width)
+        self.mlp = Mlp(width, hidden)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, N, D)."""
@@ -126,10 +130,19 @@ class Block(nn.Module):
 
 
 def stack_blocks(
-    width: int, depth: int, heads: int, attention: AttentionClass = Attention
+    width: int,
+    depth: int,
+    heads: int,
+    attention: AttentionClass = Attention,
+    hidden: int = 0,
 ) -> nn.ModuleList:
-    """Return `depth` pre-norm blocks."""
-    return nn.ModuleList(Block(width, heads, attention) for _ in range(depth))
+    """Return `depth` pre-norm blocks; `hidden` values in their MLPs, 0 is four times the width."""
+    return nn.ModuleList(Block(width, heads, attention, hidden) for _ in range(depth))
+
+
+def encoder_blocks(config: ModelConfig, attention: AttentionClass = Attention) -> nn.ModuleList:
+    """Return the encoder's blocks as a recipe names their sizes."""
+    return stack_blocks(config.width, config.depth, config.heads, attention, config.mlp_width)
 
 
 def run_blocks(blocks: nn.ModuleList, x: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from training.models.blocks import (
     CrossAttention,
     Mlp,
+    encoder_blocks,
     frozen,
     init_linears,
     layer_norm,
-    stack_blocks,
     token,
 )
 from training.models.config import ModelConfig, ModelInput
@@ -67,7 +67,7 @@ class CrossMAE(nn.Module):
         self.patch_embed = PatchEmbed(data.channels, width, config.patch)
         self.cls_token = token(width)
         self.pos_embed = frozen(sincos_2d(width, edge, edge, cls=True))
-        self.blocks = stack_blocks(width, config.depth, config.heads)
+        self.blocks = encoder_blocks(config)
         self.wfm = FeatureMix(config.depth + 1, config.decoder_depth)
         self.dec_norms = nn.ModuleList(layer_norm(width) for _ in range(config.decoder_depth))
         self.mask_token = token(inner)

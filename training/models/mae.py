@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from training.models.blocks import (
+    encoder_blocks,
     frozen,
     init_linears,
     layer_norm,
@@ -34,7 +35,7 @@ class MAE(nn.Module):
         self.patch_embed = PatchEmbed(data.channels, width, config.patch)
         self.cls_token = token(width)
         self.pos_embed = frozen(sincos_2d(width, edge, edge, cls=True))
-        self.blocks = stack_blocks(width, config.depth, config.heads)
+        self.blocks = encoder_blocks(config)
         self.norm = layer_norm(width)
         self.decoder_embed = nn.Linear(width, inner)
         self.mask_token = token(inner)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from training.models.blocks import (
     SplitAttention,
+    encoder_blocks,
     init_linears,
     layer_norm,
     run_blocks,
@@ -42,7 +43,7 @@ class MAEST(nn.Module):
         self.decoder_pos_embed_spatial = _places(space, inner)
         self.decoder_pos_embed_temporal = _places(time, inner)
         self.decoder_pos_embed_class = _places(1, inner)
-        self.blocks = stack_blocks(width, config.depth, config.heads, SplitAttention)
+        self.blocks = encoder_blocks(config, SplitAttention)
         self.norm = layer_norm(width)
         self.decoder_embed = nn.Linear(width, inner)
         self.mask_token = token(inner)
@@ -57,7 +58,7 @@ class MAEST(nn.Module):
     def layout_of(config: ModelConfig, data: ModelInput) -> PixelLayout:
         """Return the order of pixel values: row, column, channel of one frame a tubelet."""
         asked = data.frames // config.tubelet
-        frames = tuple(int(f) for f in torch.linspace(0, data.frames - 1, asked).long())
+        frames = tuple(i * (data.frames - 1) // max(asked - 1, 1) for i in range(asked))
         return PixelLayout(patch=config.patch, tubelet=config.tubelet, frames=frames)
 
     def forward(self, pixels: Tensor, visible: Tensor, decoded: Tensor) -> dict[str, Tensor]:

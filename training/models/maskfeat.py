@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from training.models.blocks import frozen, init_linears, layer_norm, run_blocks, stack_blocks
+from training.models.blocks import encoder_blocks, frozen, init_linears, layer_norm, run_blocks
 from training.models.config import ModelConfig, ModelInput
 from training.models.layout import PixelLayout
 from training.models.mae import make_heads, predict
@@ -33,7 +33,7 @@ class MaskFeat(nn.Module):
         table = sincos_3d(width, frames, edge, edge) if clip else sincos_2d(width, edge, edge)
         self.pos_embed = frozen(table)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.blocks = stack_blocks(width, config.depth, config.heads)
+        self.blocks = encoder_blocks(config)
         self.norm = layer_norm(width)
         self.head, self.heads = make_heads(width, data.widths)
         init_linears(self)

@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from preprocessing.vit import sinusoid as sinusoid
+
 
 def sincos_1d(width: int, positions: ArrayLike) -> NDArray[np.float64]:
     """Return (n, width): half sines, then half cosines, of each position."""
@@ -35,14 +37,6 @@ def sincos_3d(width: int, frames: int, height: int, breadth: int, *, cls: bool =
     time = np.repeat(sincos_1d(width // 4, np.arange(frames)), height * breadth, axis=0)
     space = np.tile(_grid_2d(width - width // 4, height, breadth), (frames, 1))
     return _as_table(np.concatenate([time, space], axis=1), cls)
-
-
-def sinusoid(width: int, tokens: int) -> Tensor:
-    """Return VideoMAE's table: sine and cosine interleaved over the flat token number."""
-    rates = 1.0 / 10000.0 ** (2 * (np.arange(width) // 2) / width)
-    angles = np.arange(tokens, dtype=np.float64)[:, None] * rates
-    angles[:, 0::2], angles[:, 1::2] = np.sin(angles[:, 0::2]), np.cos(angles[:, 1::2])
-    return torch.from_numpy(angles.astype(np.float32))
 
 
 def sincos_microscopy(
@@ -90,5 +84,4 @@ def _grid_2d(width: int, height: int, breadth: int) -> NDArray[np.float64]:
 
 
 def _as_table(values: NDArray[np.floating], cls: bool) -> Tensor:
-    table = torch.from_numpy(values.astype(np.float32))
-    return torch.cat([torch.zeros(1, table.shape[1]), table]) if cls else table
+    return torch.from_numpy(np.pad(values, ((int(cls), 0), (0, 0))).astype(np.float32))

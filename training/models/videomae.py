@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from training.models.blocks import (
     BiasedAttention,
+    encoder_blocks,
     init_linears,
     layer_norm,
     run_blocks,
@@ -31,7 +32,7 @@ class VideoEncoder(nn.Module):
     def __init__(self, config: ModelConfig, channels: int, tokens: int) -> None:
         super().__init__()
         self.patch_embed = PatchEmbed(channels, config.width, config.patch, config.tubelet)
-        self.blocks = stack_blocks(config.width, config.depth, config.heads, BiasedAttention)
+        self.blocks = encoder_blocks(config, BiasedAttention)
         self.norm = layer_norm(config.width)
         self.register_buffer("places", sinusoid(config.width, tokens)[None], persistent=False)
 
