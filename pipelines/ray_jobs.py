@@ -17,22 +17,29 @@ from pipelines.worker import traced
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-OBJECT_STORE_BYTES = 256 * 2**20
+OBJECT_STORE_BYTES = 512 * 2**20
 
 
 def start_ray(address: str = "", cpus: int | None = None) -> None:
     """Connect to a cluster, or start one in this process; nothing happens if Ray runs already.
+
+    Args:
+        address: of the cluster; empty takes RAY_ADDRESS, and without that starts one.
+        cpus: of the one that is started; None takes those of the machine.
 
     Raises:
         ConnectionError: nothing answers at the address.
     """
     if ray.is_initialized():
         return
+    address = address or os.environ.get("RAY_ADDRESS", "")
     try:
         if address:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
         else:
             ray.init(
+                # Without a word on it, Ray would join whatever cluster it finds on this machine.
+                address="local",
                 num_cpus=cpus or os.cpu_count(),
                 include_dashboard=False,
                 log_to_driver=False,

@@ -60,7 +60,7 @@ def _actors() -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process().children(recursive=True)
-        if (child.cmdline() or [""])[0].startswith("ray::") and "MapWorker" in child.cmdline()[0]
+        if (child.cmdline() or [""])[0].startswith("ray::_Builder")
     ]
 
 

@@ -1,4 +1,4 @@
-"""A worker or an actor that is killed: the batches are those of a feed that was left alone."""
+"""A worker that is killed: the batches are those of a feed that was left alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import signal
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
@@ -59,18 +58,3 @@ def test_a_killed_worker_is_replaced(store: Store) -> None:
     check(got, store)
     assert [proof.samples for proof in feed.proofs] == [16] * 6
     feed.close()
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_killed_actor_is_replaced(store: Store) -> None:
-    got, killed = [], 0
-    for batch in open_feed(store, STREAM, stop=STOP, kind="ray"):
-        got.append(batch)
-        if len(got) == 1:
-            for process in psutil.Process().children(recursive=True):
-                if "MapWorker" in process.name() or "MapWorker" in " ".join(process.cmdline()):
-                    process.kill()
-                    killed += 1
-    assert killed
-    check(got, store)

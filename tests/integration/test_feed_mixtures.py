@@ -87,13 +87,6 @@ def test_a_mixture_is_the_same_for_ranks_workers_and_resume(store: Store) -> Non
             assert torch.equal(torch.cat([part[name] for part in parts]), wanted[name])
 
 
-@pytest.mark.ray
-def test_a_mixture_is_the_same_on_ray(store: Store) -> None:
-    local = open_mixture(store, STREAMS, WEIGHTS, start=2, stop=9)
-    by_ray = open_mixture(store, STREAMS, WEIGHTS, start=2, stop=9, kind="ray")
-    assert all(same(a, b) for a, b in zip(by_ray, local, strict=True))
-
-
 def test_wrong_weights_are_refused(store: Store) -> None:
     with pytest.raises(ValueError, match="a whole weight of at least 1"):
         open_mixture(store, STREAMS, (1, 0, 1))

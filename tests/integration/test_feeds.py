@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -126,30 +125,6 @@ def test_any_ranks_and_workers_from_any_batch(name: str, workers: int, store: St
         for wanted, *shares in zip(whole[start:], *feeds, strict=True):
             joined = {key: torch.cat([share[key] for share in shares]) for key in wanted}
             assert same(joined, wanted)
-
-
-@pytest.mark.ray
-@pytest.mark.parametrize("name", STREAMS)
-def test_the_ray_feed_gives_the_same_batches(name: str, store: Store) -> None:
-    local = list(open_feed(store, STREAMS[name], start=1, stop=4))
-    by_ray = list(open_feed(store, STREAMS[name], start=1, stop=4, kind="ray"))
-    assert len(local) == len(by_ray) == 3
-    assert all(same(got, wanted) for got, wanted in zip(by_ray, local, strict=True))
-
-
-@pytest.mark.ray
-def test_a_first_batch_that_never_comes_is_given_up() -> None:
-    import threading
-
-    from pipelines.ray_feed import first_within
-
-    def never() -> Iterator[dict[str, int]]:
-        threading.Event().wait(30)
-        yield {}
-
-    with pytest.raises(TimeoutError, match=r"no first batch after 0\.1 s"):
-        next(first_within(never(), 0.1))
-    assert list(first_within([{"a": 1}, {"a": 2}], 5)) == [{"a": 1}, {"a": 2}]
 
 
 def test_an_epoch_holds_every_training_sample_once(store: Store) -> None:
