@@ -1,0 +1,97 @@
+"""Of the engines: whether Ray has room to work, and whether Prefect's server answers."""
+
+from __future__ import annotations
+
+import os
+import socket
+import urllib.request
+from collections.abc import Iterator
+from importlib import metadata
+from urllib.parse import urlsplit
+
+from flows.findings import Examined, Finding, fault, fine
+
+ANSWER_SECONDS = 5.0
+RAY_PORT = 6379
+
+
+def ray(about: Examined) -> Iterator[Finding]:
+    """Look whether Ray's CPUs suffice: with too few, work would wait for ever without a word."""
+    address = about.ray_address or os.environ.get("RAY_ADDRESS", "")
+    version = metadata.version("ray")
+    if not address or address == "local":
+        yield from _room_here(version)
+    elif silent := _silent(address):
+        yield fault(
+            "ray",
+            f"nothing answers at {address} ({silent})",
+            "start the cluster ('ray start --head'), correct --ray-address or RAY_ADDRESS, or "
+            "leave it out: Ray then runs on this machine",
+        )
+    else:
+        yield from _room_there(address, about.workers, version)
+
+
+def _room_here(version: str) -> Iterator[Finding]:
+    usable = len(os.sched_getaffinity(0))
+    cpus = os.cpu_count() or 1
+    if cpus < 2:
+        yield fault(
+            "ray",
+            f"{version}; this machine has {cpus} CPU, so actors of the Ray feed would leave "
+            "none for reading and wait for ever",
+            "use --feed local, and --direct for ingest and derive",
+        )
+    else:
+        less = f", {usable} of them for this program" if usable < cpus else ""
+        yield fine("ray", f"{version}, on the {cpus} CPUs of this machine{less}")
+
+
+def _silent(address: str) -> str:
+    """Return why nothing answers at host:port or ray://host:port; empty where something does."""
+    if address == "auto":
+        return ""
+    place = urlsplit(address if "://" in address else f"ray://{address}")
+    try:
+        port = place.port or RAY_PORT
+        with socket.create_connection((place.hostname or "", port), timeout=ANSWER_SECONDS):
+            return ""
+    except (OSError, ValueError) as error:
+        return str(error)
+
+
+def _room_there(address: str, workers: int, version: str) -> Iterator[Finding]:
+    """Ask a cluster for its CPUs; they must suffice for `workers` actors and for reading."""
+    from pipelines.ray_jobs import start_ray
+
+    try:
+        start_ray(address)
+        from pipelines.ray_feed import check_room
+
+        check_room(workers)
+    except ConnectionError as error:
+        yield fault("ray", str(error), "start the cluster, or leave --ray-address out")
+    except RuntimeError as error:
+        mend = f"give the cluster more than {workers / 2 + 1:g} CPUs, or use fewer --workers"
+        yield fault("ray", f"{error} This would deadlock.", mend)
+    else:
+        yield fine("ray", f"{version}; the cluster at {address} has room for {workers} workers")
+
+
+def prefect(_: Examined) -> Iterator[Finding]:
+    """Ask the configured server for its health; without one each command has its own."""
+    version = metadata.version("prefect")
+    url = os.environ.get("PREFECT_API_URL", "")
+    if not url:
+        yield fine("prefect", f"{version}, a server of its own for each command")
+        return
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=ANSWER_SECONDS):
+            yield fine("prefect", f"{version}, the server at {url} answers")
+    except (OSError, ValueError) as error:
+        yield fault(
+            "prefect",
+            f"PREFECT_API_URL is {url}, and nothing there answers ({error})",
+            "start it with 'headrace up', correct PREFECT_API_URL, or unset it: each command "
+            "then has a server of its own",
+        )
