@@ -111,7 +111,7 @@ LEARNED_PRODUCERS: dict[str, Producer] = {
         fitted=True,
     ),
     "features": Producer(
-        version=1,
+        version=2,
         defaults={**_FROZEN, "norm": "auto", "heads": 0, "weights": ""},
         make=_features,
         bound="each value within 1/2048 of itself (float16) of the computed one, which is float32 "

@@ -1,40 +1,23 @@
-"""A frozen vision transformer from its weights alone: the forward pass, and names of its layers.
+"""A frozen vision transformer from its weights alone.
 
-Weights are a plain dictionary in timm's layout; those of Hugging Face's ViT and ViTMAE are renamed
-to it. Only the encoder is used: whatever else a checkpoint holds is ignored.
+Weights are a plain dictionary in timm's layout; those of Hugging Face's ViT, ViTMAE and VideoMAE
+are renamed to it. Only the encoder is used: whatever else a checkpoint holds is ignored.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from preprocessing.vit_names import Weights, timm_names
+
 EPS = 1e-6
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
 "Heads by width, where the weights do not tell: ViT-Ti, S, B, L and H."
-Weights = Mapping[str, Tensor]
-_HF = (
-    (r"^(?:vit|base_model|model)\.", ""),
-    (r"^encoder\.(?=patch_embed|blocks|norm)", ""),
-    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
-    (r"^embeddings\.cls_token$", "cls_token"),
-    (r"^embeddings\.position_embeddings$", "pos_embed"),
-    (r"^(?:encoder\.)?layers?\.(\d+)\.", r"blocks.\1."),
-    (r"\.attention\.output\.dense\.|\.attention\.o_proj\.", ".attn.proj."),
-    (r"\.intermediate\.dense\.", ".mlp.fc1."),
-    (r"\.output\.dense\.", ".mlp.fc2."),
-    (r"\.layernorm_before\.", ".norm1."),
-    (r"\.layernorm_after\.", ".norm2."),
-    (r"^layernorm\.", "norm."),
-)
-_QKV = re.compile(
-    r"(blocks\.\d+)\.attention\.(?:attention\.)?(query|key|value|[qkv]_proj)\.(weight|bias)"
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,25 +74,6 @@ def frozen_encoder(weights: Weights, heads: int = 0) -> FrozenEncoder:
     )
 
 
-def timm_names(weights: Weights) -> dict[str, Tensor]:
-    """Return weights under timm's names; separate q, k and v become one fused matrix."""
-    named: dict[str, Tensor] = {}
-    parts: dict[tuple[str, str], dict[str, Tensor]] = {}
-    for name, value in weights.items():
-        plain = name
-        for pattern, replacement in _HF:
-            plain = re.sub(pattern, replacement, plain)
-        found = _QKV.fullmatch(plain)
-        if found:
-            key = (f"{found.group(1)}.attn.qkv", found.group(3))
-            parts.setdefault(key, {})[found.group(2)[0]] = value
-        else:
-            named[plain] = value
-    for (name, kind), three in parts.items():
-        named[f"{name}.{kind}"] = torch.cat([three[letter] for letter in "qkv"])
-    return named
-
-
 @torch.no_grad()
 def encode_tokens(encoder: FrozenEncoder, pixels: Tensor) -> Tensor:
     """Return the patch tokens after the last norm: (B, N, D), raster order, class token left out.
@@ -133,9 +97,20 @@ def encode_tokens(encoder: FrozenEncoder, pixels: Tensor) -> Tensor:
     return (_norm(w, "norm.", x) if "norm.weight" in w else x)[:, before:]
 
 
+def sinusoid(width: int, tokens: int) -> Tensor:
+    """Return VideoMAE's table: sine and cosine interleaved over the flat token number."""
+    rates = 1.0 / 10000.0 ** (2 * (np.arange(width) // 2) / width)
+    angles = np.arange(tokens, dtype=np.float64)[:, None] * rates
+    angles[:, 0::2], angles[:, 1::2] = np.sin(angles[:, 0::2]), np.cos(angles[:, 1::2])
+    return torch.from_numpy(angles.astype(np.float32))
+
+
 def _with_places(w: Weights, tokens: Tensor, grid: torch.Size) -> Tensor:
     """Return tokens with their positions, a class token before them if there is one."""
     table = w.get("pos_embed")
+    if table is None and w["patch_embed.proj.weight"].ndim == 5:
+        # VideoMAE's table is a function of the tokens and lies in no checkpoint.
+        table = sinusoid(tokens.shape[2], tokens.shape[1])[None].to(tokens)
     classes = w["cls_token"].shape[1] if "cls_token" in w else 0
     if table is not None:
         if table.shape[1] not in (tokens.shape[1], tokens.shape[1] + classes):

@@ -1,6 +1,9 @@
-"""The encoder of a run as bytes that need no recipe: what the column `features` looks through."""
+"""The encoder of a run, frozen: built again from its record, and as bytes that need no recipe."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -8,10 +11,10 @@ from torch import Tensor, nn
 
 from storage.fs import Store
 from training.assemble import make_trainer
-from training.checkpoints import read_checkpoint
+from training.checkpoints import list_checkpoints, read_checkpoint
 from training.inputs import InputNorm
 from training.ranks import Place, bare
-from training.recipe import make_recipe
+from training.recipe import Recipe, make_recipe
 from training.runs import read_record
 
 FAMILIES = ("mae", "maskfeat", "videomae")
@@ -19,43 +22,80 @@ FAMILIES = ("mae", "maskfeat", "videomae")
 _PARTS = ("patch_embed.", "cls_token", "pos_embed", "blocks.", "norm.")
 
 
-def encoder_bytes(store: Store, run: str, step: int | None = None) -> bytes:
-    """Return a run's encoder as safetensors in timm's layout.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trained:
+    """A run's model after one of its steps."""
 
-    Beside the weights it holds `input.heads`, and how inputs are normalised: `input.mean` and
-    `input.std` in raw units (`input.clip`: then cut to [0, 1]), or `input.self`.
+    run: str
+    step: int
+    recipe: Recipe
+    about: dict[str, Any]
+    "what the data decided: shape of a sample, channels, statistics, widths of the targets"
+    model: nn.Module
+    inputs: InputNorm
+
+
+def read_trained(store: Store, run: str, step: int | None = None) -> Trained:
+    """Return a run's model with the weights of a checkpoint.
 
     Args:
         step: of the checkpoint; None takes the newest.
 
     Raises:
-        ValueError: no such run, or its encoder is no plain vision transformer.
+        ValueError: no such run.
         CheckpointError: it has no such checkpoint.
     """
     record = read_record(store, run)
     if record is None:
-        raise ValueError(f"features: there is no run {run!r} in {store.uri}. See 'headrace ls'.")
+        raise ValueError(f"run {run}: there is none in {store.uri}. See 'headrace ls'.")
     recipe = make_recipe(record["recipe"])
-    if recipe.model.family not in FAMILIES:
-        raise ValueError(
-            f"features: run {run} is of the family {recipe.model.family}; the column takes "
-            f"{', '.join(FAMILIES)}. Use a run of one of these, or a safetensors file."
-        )
     trainer = make_trainer(recipe, record["input"], Place(0, 1, torch.device("cpu")))
     model = bare(trainer.model)
     model.load_state_dict(read_checkpoint(store, run, step)["model"])
-    tensors = {**_encoder(model), **_input(trainer.inputs)}
-    tensors["input.heads"] = torch.tensor(recipe.model.heads)
+    return Trained(
+        run=run,
+        step=list_checkpoints(store, run)[-1] if step is None else step,
+        recipe=recipe,
+        about=record["input"],
+        model=model.eval(),
+        inputs=trainer.inputs,
+    )
+
+
+def encoder_bytes(store: Store, run: str, step: int | None = None) -> bytes:
+    """Return a run's encoder as safetensors in timm's layout: what the column `features` looks
+    through.
+
+    Beside the weights it holds `input.heads`, and how inputs are normalised: `input.mean` and
+    `input.std` in raw units (`input.clip`: then cut to [0, 1]), or `input.self`.
+
+    Raises:
+        ValueError: no such run, or its encoder is no plain vision transformer.
+        CheckpointError: it has no such checkpoint.
+    """
+    trained = read_trained(store, run, step)
+    family = trained.recipe.model.family
+    if family not in FAMILIES:
+        raise ValueError(
+            f"features: run {run} is of the family {family}; the column takes "
+            f"{', '.join(FAMILIES)}. Use a run of one of these, or a safetensors file."
+        )
+    tensors = {**encoder_weights(trained.model), **_input(trained.inputs)}
+    if hasattr(inner := encoder_of(trained.model), "places"):
+        tensors["pos_embed"] = inner.places
+    tensors["input.heads"] = torch.tensor(trained.recipe.model.heads)
     return safetensors.torch.save({name: t.contiguous() for name, t in tensors.items()})
 
 
-def _encoder(model: nn.Module) -> dict[str, Tensor]:
-    """Return the weights of the encoder under timm's names, with its table of positions."""
-    inner = getattr(model, "encoder", model)
-    found = {n: t for n, t in inner.state_dict().items() if n.startswith(_PARTS)}
-    if hasattr(inner, "places"):
-        found["pos_embed"] = inner.places
-    return found
+def encoder_of(model: nn.Module) -> nn.Module:
+    """Return the part of a model that its encoder's weights lie in."""
+    return getattr(model, "encoder", model)
+
+
+def encoder_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Return the weights of a plain vision transformer under timm's names."""
+    found = encoder_of(model).state_dict()
+    return {name: value for name, value in found.items() if name.startswith(_PARTS)}
 
 
 def _input(norm: InputNorm) -> dict[str, Tensor]:
