@@ -31,7 +31,7 @@ from pipelines.stream import STREAM_TARGETS, StreamConfig
 from preprocessing.bits import unpack_mask
 from preprocessing.errors import DecodeError
 from preprocessing.hog import uint8_to_hog
-from preprocessing.indices import INDICES, int16_to_ndi, ndi
+from preprocessing.indices import INDICES, band_numbers, int16_to_ndi, ndi
 from preprocessing.jpeg import view_reduced
 from preprocessing.mask_random import Grid
 from preprocessing.masks import decoded_tokens, make_mask
@@ -262,13 +262,10 @@ class BatchBuilder:
         if not wanted or not channels_first(fields["ext"]):
             return None
         names = json.loads(fields["metadata"]).get("channels") or []
-        missing = [name for name in wanted if name not in names]
-        if missing:
-            raise ValueError(
-                f"{where}: has the channels {names}, the recipe wants {', '.join(missing)} too. "
-                "Change data.bands or model.groups, or ingest with --channels to name them."
-            )
-        return [names.index(name) for name in wanted]
+        try:
+            return band_numbers(names, wanted)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from None
 
     def _column(self, shard: int, row: int, name: str) -> NDArray[np.generic]:
         path, fields = self.rows[shard].columns[name][0], self.rows[shard].column_row(name, row)

@@ -21,7 +21,7 @@ def stream_of(recipe: Any) -> StreamConfig:
         failures=recipe.data.failures,
         view=recipe.view,
         mask=recipe.mask,
-        targets=recipe.target,
+        targets=tuple(target for target in recipe.target if target.source != "inputs"),
         patch=recipe.model.patch,
         tubelet=recipe.model.tubelet,
         batch=recipe.batch,

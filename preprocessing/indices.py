@@ -81,6 +81,29 @@ def band_position(bands: Sequence[str], wanted: str) -> int:
     )
 
 
+def band_numbers(names: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    """Return where each wanted channel is: under its very name, or under another spelling of it.
+
+    Raises:
+        ValueError: some are not there, or more than one channel may be meant.
+    """
+    found = {name: _spelled(names, name) for name in wanted}
+    wrong = [name for name, places in found.items() if len(places) != 1]
+    if wrong:
+        raise ValueError(
+            f"has the channels {list(names)}, the recipe wants {', '.join(wrong)} too"
+            + (", which more than one of them may be" if found[wrong[0]] else "")
+            + ". Change data.bands or model.groups, or ingest with --channels to name them."
+        )
+    return [found[name][0] for name in wanted]
+
+
+def _spelled(names: Sequence[str], wanted: str) -> list[int]:
+    exact = [number for number, name in enumerate(names) if name == wanted]
+    same = band_name(wanted)
+    return exact or [number for number, name in enumerate(names) if band_name(name) == same]
+
+
 def _difference(first: NDArray[np.float32], second: NDArray[np.float32]) -> NDArray[np.float32]:
     total = first + second + np.float32(EPSILON)
     difference = first - second

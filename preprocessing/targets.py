@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from preprocessing.hog import hog_targets
 
-KINDS = ("pixels", "hog", "ndi", "features")
-_SOURCES = ("online", "column")
+KINDS = ("pixels", "hog", "hog_scales", "ndi", "features")
+SCALE_SHARES = (16, 4, 1, 1)
+"hog_scales: how many histograms of each scale a token's target holds, finest first."
+_SOURCES = ("online", "column", "inputs")
 _NORMS = ("none", "mae", "videomae")
 
 
@@ -22,7 +24,8 @@ class TargetConfig:
     kind: str = "pixels"
     "one of `KINDS`"
     source: str = "online"
-    "computed on the batch, or read from the derived column of the same name"
+    "made from the stored values (online), read from the derived column of the same name, or (hog, "
+    "ndi) made from what the network sees (inputs)"
     cell: int = 8
     "hog: edge of a cell, px"
     bins: int = 9
@@ -43,6 +46,15 @@ class TargetConfig:
                     f"target.{name} is {getattr(self, name)!r}; it must be one of "
                     f"{', '.join(known)}."
                 )
+        if self.source == "inputs" and self.kind not in ("hog", "ndi"):
+            raise ValueError(
+                f"target {self.kind} has source=inputs; only hog and ndi are made from what the "
+                "network sees. Leave out source."
+            )
+        if self.kind == "hog_scales" and self.source != "online":
+            raise ValueError(
+                f"target hog_scales has source={self.source}; no column holds it. Use online."
+            )
         if self.cell < 1 or not 1 <= self.bins <= 255 or self.window < 0 or self.window == 1:
             raise ValueError(
                 f"target has cell={self.cell}, bins={self.bins}, window={self.window}; cell must "
@@ -86,15 +98,29 @@ def target_from_pixels(
         ValueError: the target is not made from pixels here; the objective makes it, or a column
         holds it.
     """
+    frames = token_frames(pixels, tubelet, channels_first=channels_first)
+    if config.kind == "hog_scales":
+        return np.concatenate([scale_targets(frame, patch, config.bins) for frame in frames])
     if config.kind != "hog":
         raise ValueError(
-            f"target {config.kind} is not made in the stream; only hog is. "
+            f"target {config.kind} is not made in the stream; only hog and hog_scales are. "
             "The objective makes pixel targets; others come from a column."
         )
-    frames = token_frames(pixels, tubelet, channels_first=channels_first)
     return np.concatenate(
         [hog_targets(frame, patch, config.cell, config.bins, config.window) for frame in frames]
     )
+
+
+def scale_targets(image: NDArray[Any], patch: int, bins: int) -> NDArray[np.float32]:
+    """Return LocalMIM's histograms of every token of (H, W, C): (N, C * bins * 22) float32.
+
+    They are those of cells of patch / 4, / 2 and / 1, as `hog_targets` orders them, then that of
+    the cell of 2 x 2 patches which the token lies in.
+    """
+    parts = [hog_targets(image, patch, patch // k, bins) for k in (4, 2, 1)]
+    h, w = image.shape[0] // patch, image.shape[1] // patch
+    coarse = hog_targets(image, 2 * patch, 2 * patch, bins).reshape(h // 2, w // 2, -1)
+    return np.concatenate([*parts, coarse.repeat(2, 0).repeat(2, 1).reshape(h * w, -1)], axis=1)
 
 
 def patch_values(maps: NDArray[Any], patch: int) -> NDArray[np.float32]:

@@ -11,14 +11,16 @@ from preprocessing.patches import self_standardise
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+LEVELS = {"stretch": 255}
+"Steps between 0 and 1 of the inputs, where a norm leaves steps."
 
 
 class InputNorm(nn.Module):
     """Normalises (B, C, H, W) or (B, C, T, H, W) pixels, uint8 or float32, to float32.
 
     `imagenet` and `unit` divide by 255 first; `stats` and `stretch` use the dataset's mean and
-    variance as stored (stretch: mean +- 2 std to [0, 1], clipped); `self` has zero mean and unit
-    variance per sample and channel.
+    variance as stored (stretch: mean +- 2 std to the 256 levels of [0, 1], cut off, not rounded, as
+    SatMAE and FG-MAE have it); `self` has zero mean and unit variance per sample and channel.
     """
 
     def __init__(
@@ -38,7 +40,9 @@ class InputNorm(nn.Module):
         shape = (1, -1) + (1,) * (x.ndim - 2)
         mean, std = self.mean.view(shape), self.std.view(shape)
         if self.kind == "stretch":
-            return (x - (mean - 2 * std)).div_(4 * std).clamp_(0, 1)
+            levels = LEVELS["stretch"]
+            x = (x - (mean - 2 * std)).div_(4 * std).mul_(levels).clamp_(0, levels)
+            return x.floor_().div_(levels)
         return (x - mean).div_(std)
 
 

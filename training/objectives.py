@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from preprocessing.patches import normalise_patches
+from preprocessing.targets import SCALE_SHARES
 from training.models.layout import PixelLayout
 from training.models.tokens import cut_patches, take_tokens
+from training.seen_targets import seen_targets
 
 if TYPE_CHECKING:
     from preprocessing.targets import TargetConfig
@@ -139,8 +141,17 @@ def masked_mean(errors: Tensor, weights: Tensor) -> Tensor:
 class Objective:
     """The losses of a recipe: a weighted sum over its targets."""
 
-    def __init__(self, targets: Sequence[TargetConfig], layout: PixelLayout) -> None:
-        self.targets, self.layout = tuple(targets), layout
+    def __init__(
+        self,
+        targets: Sequence[TargetConfig],
+        layout: PixelLayout,
+        bands: Sequence[str] = (),
+        levels: int = 0,
+    ) -> None:
+        """Bands are the names of the channels, levels the steps of the inputs from 0 to 1, if any;
+        targets made from the inputs need them.
+        """
+        self.targets, self.layout, self.bands, self.levels = tuple(targets), layout, bands, levels
 
     def __call__(
         self, predictions: Mapping[str, Tensor], batch: Mapping[str, Any], inputs: Tensor
@@ -161,7 +172,10 @@ class Objective:
             real = None
             if target.kind == "pixels" and self.layout.groups:
                 real = real_values(self.layout, full)[decoded]
-            errors = token_errors(predicted, take_tokens(full, decoded), real)
+            wanted = take_tokens(full, decoded)
+            errors = token_errors(predicted, wanted, real)
+            if target.kind == "hog_scales":
+                errors = scale_errors(predicted, wanted)
             part = masked_mean(errors, hidden_weights(visible, decoded, full.shape[1]))
             parts[target.kind] = part.detach()
             if target.fourier:
@@ -179,7 +193,10 @@ class Objective:
     ) -> Tensor:
         """Return the values (B, N, P) of one target for every token."""
         if target.kind != "pixels":
-            values = batch[f"targets.{target.kind}"].float()
+            if target.source == "inputs":
+                values = seen_targets(target, inputs, self.layout.patch, self.bands, self.levels)
+            else:
+                values = batch[f"targets.{target.kind}"].float()
             return normalise_patches(values) if target.norm == "mae" else values
         if target.norm == "videomae":
             return pixel_targets(batch["pixels"].float() / 255.0, self.layout, "videomae")
@@ -192,6 +209,17 @@ def token_errors(predicted: Tensor, wanted: Tensor, real: Tensor | None = None) 
     """
     squares = (predicted - wanted).square()
     return squares.mean(-1) if real is None else (squares * real).sum(-1) / real.sum(-1)
+
+
+def scale_errors(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """Return the error (B, Q) of each token's LocalMIM target (B, Q, P), summed over its scales.
+
+    A masked mean of it is the paper's loss: a cell of 2 x 2 tokens then weighs by how many of them
+    are hidden.
+    """
+    shares = [share * wanted.shape[-1] // sum(SCALE_SHARES) for share in SCALE_SHARES]
+    scales = (predicted - wanted).square().split(shares, dim=-1)
+    return torch.stack([scale.mean(-1) for scale in scales]).sum(0)
 
 
 def fourier_images(made: Tensor, wanted: Tensor) -> Tensor:
