@@ -15,7 +15,7 @@ from preprocessing.targets import TargetConfig
 from preprocessing.views import ViewConfig
 from storage.columns import ColumnSpec
 
-STREAM_TARGETS = ("hog", "ndi", "features")
+STREAM_TARGETS = ("hog", "hog_scales", "ndi", "features")
 "Targets that the stream makes or reads; pixels the objective takes from the pixels."
 COLUMN_ONLY = ("features",)
 "Targets that are never made in the stream."

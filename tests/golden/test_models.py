@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from preprocessing.targets import SCALE_SHARES, scale_targets
 from training.inputs import InputNorm
 from training.models.config import ModelConfig, ModelInput
 from training.models.families import build_model
@@ -23,6 +24,7 @@ from training.objectives import (
     patchify,
     pixel_targets,
     released_group_loss,
+    scale_errors,
     token_errors,
 )
 
@@ -366,3 +368,39 @@ def test_objective_of_the_loop_is_the_reference_loss(mae: tuple[nn.Module, Array
     batch = {"pixels": images, "visible": visible, "decoded": asked}
     loss, _ = objective(model(images, visible, asked), batch, images)
     assert loss.item() == pytest.approx(float(stored["loss_norm"]), rel=1e-5)
+
+
+def test_localmim(golden: Read) -> None:
+    stored = golden("localmim_hog")
+    state, images = weights(stored), tensor(stored["x"])
+    width, inner = state["cls_token"].shape[-1], state["decoder.0.mask_token"].shape[-1]
+    tokens, histogram = stored["noise"].shape[1], stored["pred0"].shape[-1]
+    patch = state["patch_embed.proj.weight"].shape[-1]
+    visible = tensor(stored["noise"]).argsort(1)[:, : stored["latent0"].shape[1] - 1]
+    data = {"channels": images.shape[1], "size": images.shape[-1]}
+    make = build(
+        "localmim", stored, data | {"widths": {"hog_scales": histogram * sum(SCALE_SHARES)}},
+        patch=patch, width=width, depth=depth(state, "blocks."), decoder_width=inner,
+        decoder_depth=depth(state, "decoder.0.blocks."),
+    )  # fmt: skip
+
+    def cells(model: nn.Module) -> list[Tensor]:
+        return [x.flatten(2).mT for x in model.maps(model.encode(images, visible), visible)]
+
+    wanted = torch.cat([tensor(stored[f"pred{k}"]) for k in range(4)], dim=1)
+    model = fit_heads(make, (width, inner), lambda m: torch.cat(cells(m), dim=1), wanted)
+    for number, (latent, found) in enumerate(
+        zip(model.encode(images, visible), cells(model), strict=True)
+    ):
+        close(latent, stored[f"latent{number}"], 5e-5)
+        close(found, stored[f"pred{number}"], 5e-5)
+    asked = hidden_ids(visible, tokens)
+    assert np.array_equal(hidden_weights(visible, everything(visible, tokens), tokens).numpy(),
+                          stored["fwd_mask"])  # fmt: skip
+    bins = histogram // images.shape[1]
+    target = np.stack([scale_targets(x.transpose(1, 2, 0), patch, bins) for x in stored["x"]])
+    errors = scale_errors(
+        model(images, visible, asked)["hog_scales"], take_tokens(tensor(target), asked)
+    )
+    loss = masked_mean(errors, torch.ones_like(errors))
+    assert loss.item() == pytest.approx(float(stored["loss"]), rel=1e-5)

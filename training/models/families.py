@@ -9,6 +9,7 @@ from torch import nn
 from training.models.camae import ChannelMAE
 from training.models.config import ModelConfig, ModelInput
 from training.models.crossmae import CrossMAE
+from training.models.localmim import LocalMIM
 from training.models.mae import MAE
 from training.models.mae_st import MAEST
 from training.models.maskfeat import MaskFeat
@@ -20,6 +21,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "mae": MAE,
     "crossmae": CrossMAE,
     "maskfeat": MaskFeat,
+    "localmim": LocalMIM,
     "videomae": VideoMAE,
     "mae_st": MAEST,
     "micromae": MicroMAE,

@@ -14,6 +14,8 @@ from training.objectives import patchify, pixel_targets, unpatchify
 GROUPS = ((0, 1), (2,))
 SIZES = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_depth": 1}
 VIDEO = ("videomae", "mae_st")
+PIXELS = [family for family in MODELS if family != "localmim"]
+"The families that can predict pixels."
 
 
 def make(family: str) -> tuple[nn.Module, Tensor, int]:
@@ -37,7 +39,7 @@ def make(family: str) -> tuple[nn.Module, Tensor, int]:
     return model, torch.rand(shape), tokens
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", PIXELS)
 def test_predicts_the_asked_tokens_and_learns_all_it_has(family: str) -> None:
     model, pixels, tokens = make(family)
     ids = torch.rand(2, tokens).argsort(1)
@@ -52,7 +54,7 @@ def test_predicts_the_asked_tokens_and_learns_all_it_has(family: str) -> None:
     assert model.features(pixels).shape == (2, tokens, 24)
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", PIXELS)
 def test_hidden_pixels_do_not_reach_the_predictions(family: str) -> None:
     model, pixels, tokens = make(family)
     ids = torch.rand(2, tokens).argsort(1)
@@ -68,7 +70,7 @@ def test_hidden_pixels_do_not_reach_the_predictions(family: str) -> None:
     torch.testing.assert_close(first, second)
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", PIXELS)
 def test_starts_the_same_for_the_same_seed(family: str) -> None:
     first, second = make(family)[0].state_dict(), make(family)[0].state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -119,3 +121,39 @@ def test_normalised_groups_have_mean_0_and_variance_1(joint: bool) -> None:
         assert part.mean(-1).abs().max() < 1e-5
         assert (part.var(-1) - 1).abs().max() < 1e-3
     assert values[:, 1, :, 16:].abs().max() == 0
+
+
+def localmim(**sizes: int) -> nn.Module:
+    """Return a tiny LocalMIM for (B, 3, 16, 16), 4 x 4 tokens."""
+    config = ModelConfig(
+        family="localmim", patch=4, decoder_heads=2, **{**SIZES, "depth": 4, **sizes}
+    )
+    torch.manual_seed(0)
+    return build_model(config, ModelInput(channels=3, size=16, widths={"hog_scales": 27 * 22}))
+
+
+def test_localmim_predicts_four_scales_and_sees_no_hidden_pixel() -> None:
+    model, pixels = localmim(), torch.rand(2, 3, 16, 16)
+    ids = torch.rand(2, 16).argsort(1)
+    visible, decoded = ids[:, :6], ids[:, 6:]
+    predicted = model(pixels, visible, decoded)["hog_scales"]
+    assert predicted.shape == (2, 10, 27 * 22)
+    predicted.square().mean().backward()
+    learned = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    assert [name for name, gradient in learned.items() if gradient is None] == []
+    hidden = torch.ones(2, 16).scatter_(1, visible, 0.0)[..., None]
+    values = patchify(pixels, model.layout)
+    changed = unpatchify(values + hidden * torch.rand_like(values), model.layout, pixels.shape)
+    with torch.no_grad():
+        torch.testing.assert_close(model(changed, visible, decoded)["hog_scales"], predicted)
+    # The four tokens of a 2x2 block share its coarse histogram.
+    coarse = model(pixels, visible, torch.arange(16).expand(2, -1))["hog_scales"][..., -27:]
+    assert torch.equal(coarse[:, [0, 0, 0]], coarse[:, [1, 4, 5]])
+    assert not torch.equal(coarse[:, 0], coarse[:, 2])
+
+
+def test_localmim_refuses_other_targets_and_shallow_encoders() -> None:
+    with pytest.raises(ValueError, match="predicts the target hog_scales alone"):
+        make("localmim")
+    with pytest.raises(ValueError, match="a depth of 4 or more"):
+        localmim(depth=3)
