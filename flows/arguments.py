@@ -156,6 +156,5 @@ def stages_by_name(direct: bool) -> Any:
         }
     from flows import prefect_flows
 
-    return {
-        name: getattr(prefect_flows, name) for name in ("ingest", "derive", "pretrain", "evaluate")
-    }
+    names = ("ingest", "derive", "pretrain", "evaluate", "export")
+    return {name: getattr(prefect_flows, name) for name in names}

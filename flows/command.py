@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from flows import column_commands, doctor, ingest_commands, store_commands
+from flows import column_commands, doctor, export_command, ingest_commands, store_commands
 from flows.arguments import (
     Direct,
     Json,
@@ -105,6 +105,7 @@ def evaluate(
     )
 
 
+app.command(epilog=export_command.EXPORT_EXAMPLE)(export_command.export)
 app.command(epilog=store_commands.VERIFY_EXAMPLE)(store_commands.verify)
 app.command("gc", epilog=store_commands.GC_EXAMPLE)(store_commands.collect_garbage)
 app.command("ls", epilog=store_commands.LS_EXAMPLE)(store_commands.list_catalog)

@@ -52,6 +52,7 @@ _ingest = _stage(stages.run_ingest, "write shards")
 _derive = _stage(stages.run_derive, "compute columns")
 _pretrain = _stage(stages.run_pretrain, "train")
 _evaluate = _stage(stages.run_evaluate, "probe")
+_export = _stage(stages.run_export, "write weights")
 
 
 @flow(name="ingest", log_prints=False)
@@ -123,6 +124,22 @@ def evaluate(
     create_table_artifact(
         key=_key("probe", run), table=[report], description=f"{probe} probe of {run}"
     )
+    return report
+
+
+@flow(name="export", log_prints=False)
+def export(
+    store: str,
+    run: str,
+    to: str,
+    output: str,
+    step: int = 0,
+    decoder: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """A run's weights as other libraries load them."""
+    report: dict[str, Any] = _export(store, run, to, output, step, decoder, overwrite)
+    create_markdown_artifact(key=_key("export", run), markdown=_list(report))
     return report
 
 

@@ -176,3 +176,21 @@ def run_evaluate(
             untrained=untrained,
             progress=progress,
         )
+
+
+def run_export(
+    store: str,
+    run: str,
+    to: str,
+    output: str,
+    step: int = 0,
+    decoder: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Write a run's weights to a folder in the layout of a library; step 0 is the newest."""
+    from training.export import export_run
+
+    place = open_store(store, writable=False)
+    return export_run(
+        place, run, to, output, step=step or None, decoder=decoder, overwrite=overwrite
+    )

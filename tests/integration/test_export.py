@@ -288,3 +288,23 @@ def test_a_mistake_is_named(store: Store, save: Callable[..., Trained], tmp_path
         with pytest.raises(ValueError, match=message):
             export_run(store, output=tmp_path / "out", **{"run": "mae", "to": "hf", **words})
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_says_what_it_wrote(
+    store: Store, save: Callable[..., Trained], tmp_path: Path
+) -> None:
+    from typer.testing import CliRunner
+
+    from flows.command import app
+
+    save("mae")
+    words = ["export", "mae", "--to", "timm", "--output", str(tmp_path / "out")]
+    words += ["--store", store.uri, "--direct"]
+    done = CliRunner().invoke(app, [*words, "--json"])
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert {"config.json", "model.safetensors"} == {Path(file).name for file in told["files"]}
+    assert all(Path(file).is_file() for file in told["files"])
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code == 1
+    assert again.stdout == "" and "Add --overwrite" in again.stderr
