@@ -13,6 +13,10 @@ from flows.findings import Examined, Finding, fault, fine
 
 ANSWER_SECONDS = 5.0
 RAY_PORT = 6379
+NO_ANSWER = (
+    "give this program the cluster's token (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN) and its "
+    "version of Ray and Python, or leave --ray-address out"
+)
 
 
 def ray(about: Examined) -> Iterator[Finding]:
@@ -70,10 +74,10 @@ def _room_there(address: str, workers: int, version: str) -> Iterator[Finding]:
 
         check_room(workers)
     except ConnectionError as error:
-        yield fault("ray", str(error), "start the cluster, or leave --ray-address out")
+        yield fault("ray", str(error), NO_ANSWER)
     except RuntimeError as error:
-        mend = f"give the cluster more than {workers / 2 + 1:g} CPUs, or use fewer --workers"
-        yield fault("ray", f"{error} This would deadlock.", mend)
+        mend = "use fewer --workers, add nodes to the cluster, or use --feed local"
+        yield fault("ray", f"deadlock: {error}", mend)
     else:
         yield fine("ray", f"{version}; the cluster at {address} has room for {workers} workers")
 
