@@ -48,13 +48,20 @@ def save(store: Store) -> Callable[..., Trained]:
         values["model"]["family"] = family
         if family == "satmae_group":
             values["model"]["groups"] = [["red"], ["green", "blue"]]
+        if family == "camae":
+            values["model"]["groups"] = [["red"], ["green"], ["blue"]]
+        if family == "localmim":
+            values["target"] = [{"kind": "hog_scales"}]
+            values["model"]["depth"] = 4
         recipe = make_recipe(values)
         shape = [channels, FRAMES, SIZE, SIZE] if clip else [channels, SIZE, SIZE]
         about = {
             "channels": ["red", "green", "blue", "nir"][:channels],
             "shape": shape,
             "stats": STATS,
-            "widths": {target.kind: 72 for target in recipe.target},
+            "widths": {
+                target.kind: 72 if target.kind == "pixels" else 594 for target in recipe.target
+            },
         }
         trainer = make_trainer(recipe, about, Place(0, 1, torch.device("cpu")))
         draw = torch.Generator().manual_seed(5)
