@@ -33,6 +33,7 @@ from preprocessing.errors import DecodeError
 from preprocessing.hog import uint8_to_hog
 from preprocessing.indices import INDICES, band_numbers, int16_to_ndi, ndi
 from preprocessing.jpeg import view_reduced
+from preprocessing.jpeg_region import decode_region
 from preprocessing.mask_random import Grid
 from preprocessing.masks import decoded_tokens, make_mask
 from preprocessing.payloads import decode_payload
@@ -93,6 +94,8 @@ class BatchBuilder:
         self._clock = Clock()
         self._failed: list[tuple[str, str]] = []
         self._substitutes = 0
+        self._seen = np.empty((0, 0, 3), np.uint8)
+        "pixels of the last picture, written over by the next"
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_readers": {}, "_cached": {}}
@@ -165,12 +168,9 @@ class BatchBuilder:
         self._clock.lap("join")
         payload = self._read(f"{self.rows[shard].folder}/{self.rows[shard].shard}", fields, where)
         sample = sample_id(fields["key"])
-        # Stored targets were made from whole pictures, and so must be what they are held against.
-        # A box worth reducing has 4 size^2 pixels; fewer bytes than a quarter of that are none.
-        small = fields["ext"] == "jpg" and len(payload) >= self.stream.view.size**2
-        small = small and not self.stream.frozen_views
-        view = self._view(tuple(fields["shape"][:2]), sample, epoch) if small else None
-        pixels = view_reduced(payload, view) if view is not None else None
+        jpeg = fields["ext"] == "jpg"
+        view = self._view(tuple(fields["shape"][:2]), sample, epoch) if jpeg else None
+        pixels = self._box(payload, view) if view is not None else None
         if pixels is None:
             stored, chosen = self._decoded(payload, fields, where)
             view = view or self._view(spatial_shape(chosen, fields["ext"]), sample, epoch)
@@ -250,6 +250,25 @@ class BatchBuilder:
         if stored.ndim == 4:
             stored = stored[:: self.stream.stride]
         return stored, stored if names is None or not everything else stored[names]
+
+    def _box(self, payload: bytes, view: View) -> NDArray[np.uint8] | None:
+        """Return what a view shows of a JPEG without decoding it whole; None where that fails.
+
+        What is returned is written over by the next call.
+        """
+        # Stored targets were made from whole pictures, and so must be what they are held against.
+        # A box worth reducing has 4 size^2 pixels; fewer bytes than a quarter of that are none.
+        if len(payload) >= view.size**2 and not self.stream.frozen_views:
+            reduced = view_reduced(payload, view)
+            if reduced is not None:
+                return reduced
+        region = decode_region(payload, view)
+        if region is None:
+            return None
+        if self._seen.shape[0] != view.size:
+            self._seen = np.empty((view.size, view.size, 3), np.uint8)
+        here = View(0, 0, view.height, view.width, view.size, view.flip)
+        return apply_view(region, here, out=self._seen)
 
     def _view(self, shape: tuple[int, int], sample: int, epoch: int) -> View:
         frozen = self.stream.frozen_views

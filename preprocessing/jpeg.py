@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import cv2
 import imagecodecs
@@ -19,22 +20,39 @@ _TABLES = (0xC4, 0xDB, 0xDD, 0xE0)
 _FRAMES = (0xC0, 0xC1, 0xC2)
 
 
-def is_plain(data: bytes) -> bool:
-    """Say whether a JPEG is 8-bit YCbCr by JFIF's rules, without EXIF or other remarks.
+class Frame(NamedTuple):
+    """What the frame header of a plain JPEG says."""
 
-    Anything else (grey, CMYK, an orientation, a colour profile) is left to the general decoder.
+    kind: int
+    "the marker: 0xC0 and 0xC1 are one scan of Huffman codes"
+    height: int
+    width: int
+    block: int
+    "columns of a block of all components, px"
+
+
+def plain_frame(data: bytes) -> Frame | None:
+    """Return the frame of a JPEG of 8-bit YCbCr by JFIF's rules, without EXIF or other remarks.
+
+    None of anything else (grey, CMYK, an orientation, a colour profile): that is left to the
+    general decoder.
     """
     if not data.startswith(_JFIF):
-        return False
+        return None
     place = 2
-    while place + 10 <= len(data) and data[place] == 0xFF:
+    while place + 18 <= len(data) and data[place] == 0xFF:
         marker, size = data[place + 1], data[place + 2] << 8 | data[place + 3]
         if marker in _FRAMES:
-            return data[place + 4] == 8 and data[place + 9] == 3
+            if data[place + 4] != 8 or data[place + 9] != 3:
+                return None
+            height = data[place + 5] << 8 | data[place + 6]
+            width = data[place + 7] << 8 | data[place + 8]
+            across = max(data[place + 11] >> 4, data[place + 14] >> 4, data[place + 17] >> 4)
+            return Frame(marker, height, width, 8 * across)
         if marker not in _TABLES:
-            return False
+            return None
         place += 2 + size
-    return False
+    return None
 
 
 def decode_plain(data: bytes) -> NDArray[np.uint8] | None:

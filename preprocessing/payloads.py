@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from preprocessing.encoded import Encoded
 from preprocessing.errors import DecodeError
 from preprocessing.images import decode_rgb
-from preprocessing.jpeg import decode_plain, is_plain
+from preprocessing.jpeg import decode_plain, plain_frame
 from preprocessing.raster_codec import decode_raster
 from preprocessing.video_codec import decode_clip
 
@@ -40,7 +40,7 @@ def decode_payload(
         DecodeError: the bytes are damaged, or not what `ext` says.
     """
     if ext in IMAGE_EXTENSIONS:
-        pixels = decode_plain(data) if ext == "jpg" and is_plain(data) else None
+        pixels = decode_plain(data) if ext == "jpg" and plain_frame(data) else None
         return decode_rgb(data) if pixels is None else pixels
     if ext == "mp4":
         return decode_clip(data)
