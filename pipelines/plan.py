@@ -28,7 +28,7 @@ from storage.snapshots import Snapshot, check_name, read_snapshot
 
 __all__ = ["IngestPlan", "PlannedUnit", "Progress", "group_hash", "group_of", "plan_ingest"]
 
-_LINES = 1 << 16
+_LINES = 1 << 14
 MAX_CHUNK_UNITS = 4096
 "Units of a shard at most: its records stay small however small the files are."
 
@@ -185,11 +185,12 @@ def plan_files(files: pa.Table, known: KnownInputs, task: Task) -> IngestPlan:
 def _named(plan: IngestPlan, hashes: pa.Array) -> IngestPlan:
     """Give a plan the name of its part: a fingerprint of everything that determines its bytes."""
     content = hashlib.sha256()
-    first = plan.files.take(plan.units.rows[:, 0])
-    told = (first[name].combine_chunks() for name in ("label", "extra"))
-    lines = compute.binary_join_element_wise(hashes, _paths(first), *told, "\0")
-    for start in range(0, len(lines), _LINES):
-        content.update("".join(f"{line}\n" for line in lines[start : start + _LINES]).encode())
+    told = plan.files.select(["name", "member", "label", "extra"])
+    for start in range(0, len(hashes), _LINES):
+        first = told.take(plan.units.rows[start : start + _LINES, 0])
+        columns = hashes.slice(start, _LINES), _paths(first), first["label"], first["extra"]
+        lines = compute.binary_join_element_wise(*columns, "\0").to_pylist()
+        content.update("".join(f"{line}\n" for line in lines).encode())
     for table, names in ((plan.duplicates, ("uri",)), (plan.rejects, ("uri", "reason_class"))):
         for row in table.select(names).to_pylist():
             content.update(f"{row}\n".encode())
