@@ -52,32 +52,43 @@ BOTH_TARGETS = pytest.mark.parametrize("targets", [hog_targets, targets_torch])
 @BOTH
 def test_maskfeat_cells(golden: Read, cells: Cells) -> None:
     z = golden("maskfeat_hog")
-    for x, wanted, cell, window in (
-        ("x_full", "hog_full", 8, 0),
-        ("x_crop", "hog_crop", 8, 0),
-        ("x_crop", "hog_pool4_crop", 4, 0),
-        ("x_crop", "hog_gauss16_crop", 8, 16),
+    window = len(z["gkern16"])
+    for x, wanted, edge in (
+        ("x_full", "hog_full", 0),
+        ("x_crop", "hog_crop", 0),
+        ("x_crop", "hog_pool4_crop", 0),
+        ("x_crop", "hog_gauss16_crop", window),
     ):
-        assert_nearly_all(cells(z[x], cell, z[wanted].shape[2], window), z[wanted])
+        cell = z[x].shape[-1] // z[wanted].shape[-1]
+        assert_nearly_all(cells(z[x], cell, z[wanted].shape[2], edge), z[wanted])
+
+
+def sizes(x: NDArray[Any], hog: NDArray[Any], tokens: int) -> tuple[int, int, int]:
+    """Return the patch, the cell and the bins of (…, H, W) from its (N, C, bins, h, w)."""
+    patch = round((x.shape[-1] * x.shape[-2] / tokens) ** 0.5)
+    return patch, x.shape[-1] // hog.shape[-1], hog.shape[2]
 
 
 def test_maskfeat_ties_on_purpose(golden: Read) -> None:
     z = golden("maskfeat_hog")
     frame = z["x_quant_u8"].transpose(2, 0, 1)[None]
-    found = cells_numpy(frame, 8, z["hog_quant"].shape[2], 0)
+    cell = frame.shape[-1] // z["hog_quant"].shape[-1]
+    found = cells_numpy(frame, cell, z["hog_quant"].shape[2], 0)
     difference = np.abs(found - z["hog_quant"])
     assert (difference <= 1e-4).mean() >= 0.9
     assert difference.mean() <= 5e-4
 
 
 def test_maskfeat_window(golden: Read) -> None:
-    np.testing.assert_allclose(gaussian_window(16), golden("maskfeat_hog")["gkern16"], atol=1e-7)
+    wanted = golden("maskfeat_hog")["gkern16"]
+    np.testing.assert_allclose(gaussian_window(len(wanted)), wanted, atol=1e-7)
 
 
 @BOTH_TARGETS
 def test_maskfeat_targets(golden: Read, targets: Cells) -> None:
     z = golden("maskfeat_hog")
-    found = targets(z["x_crop"][0].transpose(1, 2, 0), 16, 8, 9)
+    known = sizes(z["x_crop"], z["hog_crop"], len(z["patch_targets_all_crop"]))
+    found = targets(z["x_crop"][0].transpose(1, 2, 0), *known)
     assert_nearly_all(found, z["patch_targets_all_crop"])
     masked = found[z["mask"][0]]
     assert_nearly_all(masked, z["patch_targets_masked_crop"])
@@ -89,7 +100,8 @@ def test_maskfeat_targets(golden: Read, targets: Cells) -> None:
 def test_maskfeat_clip_uses_every_second_frame(golden: Read, targets: Cells) -> None:
     z = golden("maskfeat_hog")
     frames = z["video"][0].transpose(1, 2, 3, 0)[::2]
-    found = np.concatenate([targets(frame, 16, 8, 9) for frame in frames])
+    known = sizes(z["x_crop"], z["hog_crop"], len(z["patch_targets_all_crop"]))
+    found = np.concatenate([targets(frame, *known) for frame in frames])
     assert_nearly_all(found, z["video_targets"])
 
 
@@ -97,9 +109,11 @@ def test_maskfeat_clip_uses_every_second_frame(golden: Read, targets: Cells) -> 
 def test_localmim_scales(golden: Read, targets: Cells) -> None:
     z = golden("localmim_hog")
     image = z["x"][0].transpose(1, 2, 0)
-    for cell in (4, 8, 16, 32):
-        assert_nearly_all(targets(image, cell, cell, 9), z[f"hog_pool{cell}"][0])
-    for found, cell in zip(hog_scales(image), (4, 8, 16, 32), strict=True):
+    cells = sorted(int(name.removeprefix("hog_pool")) for name in z if name.startswith("hog_pool"))
+    bins = z[f"hog_pool{cells[0]}"].shape[2] // image.shape[2]
+    for cell in cells:
+        assert_nearly_all(targets(image, cell, cell, bins), z[f"hog_pool{cell}"][0])
+    for found, cell in zip(hog_scales(image, tuple(cells), bins), cells, strict=True):
         assert_nearly_all(found, z[f"hog_pool{cell}"][0])
 
 

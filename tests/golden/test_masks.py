@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,21 @@ def test_mgmae_base_map(golden: Read) -> None:
     for centres, wanted in zip(z["base_centres_rc"], z["base_map"][:, 0], strict=True):
         found = gaussian_map(centres.astype(np.float64), wanted.shape, patch)
         np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_mgmae_base_map_of_added_peaks(golden: Read) -> None:
+    """The file has no centres of this map: they are the patches that make it, or none do."""
+    z = golden("mgmae_mask_volume")
+    wanted, count = z["base_map_sum_method"], z["base_centres_rc"].shape[1]
+    patches = z["mask_volume_corrected"].shape[2]
+    patch = round((wanted.size / patches) ** 0.5)
+    columns = wanted.shape[1] // patch
+    places = np.stack(np.divmod(np.arange(patches), columns), axis=1) * patch + (patch - 1) / 2
+    gaps = (
+        np.abs(gaussian_map(places[list(one)], wanted.shape, patch, total=True) - wanted).max()
+        for one in combinations(range(patches), count)
+    )
+    assert min(gaps) <= 1e-5
 
 
 def test_mgmae_single_warp(golden: Read) -> None:
@@ -108,20 +124,24 @@ def test_running_cells(golden: Read) -> None:
             np.testing.assert_array_equal(found, wanted[phase].reshape(-1))
 
 
+def block_like(name: str, one: NDArray[Any]) -> NDArray[np.bool_]:
+    """Draw a mask of the settings that a name tells, such as beit_14_75_min16 or maskfeat_…_r40."""
+    numbers = [int(n) for n in re.findall(r"(?<=_|[a-z])(\d+)", name)]
+    if name.startswith("beit"):
+        return block_mask(one.shape, numbers[-2], numbers[-1], RNG, exact=False)
+    count = round(one.size * numbers[-1] / 100)
+    if "cube" in name:
+        return cube_mask(one.shape, count, RNG, exact=False)
+    return block_mask(one.shape, count, count // 5, RNG, exact=False)
+
+
 def test_block_statistics(golden: Read) -> None:
     z = golden("block_masks")
-    draws: dict[str, Callable[[NDArray[Any]], NDArray[np.bool_]]] = {
-        "beit_14_75_min16": lambda one: block_mask(one.shape, 75, 16, RNG, exact=False),
-        "maskfeat_img_14_r40": lambda one: block_mask(
-            one.shape, round(one.size * 0.4), round(one.size * 0.4) // 5, RNG, exact=False
-        ),
-        "maskfeat_cube_8x7x7_r40": lambda one: cube_mask(
-            one.shape, round(one.size * 0.4), RNG, exact=False
-        ),
-    }
-    for name, draw in draws.items():
+    names = [name for name in z if not name.startswith("ijepa")]
+    assert len(names) >= 3
+    for name in names:
         wanted = z[name].reshape(len(z[name]), -1)
-        found = np.stack([draw(z[name][0]) for _ in range(256)])
+        found = np.stack([block_like(name, z[name][0]) for _ in range(256)])
         assert found.sum(1).max() <= wanted.sum(1).max()
         assert abs(found.sum(1).mean() - wanted.sum(1).mean()) < 2
         # Blocks hang together: neighbours are alike far more often than chance would have it.
@@ -135,7 +155,7 @@ def test_block_statistics(golden: Read) -> None:
 
 def test_ijepa_sizes_and_structure(golden: Read) -> None:
     z = golden("block_masks")
-    grid = z["beit_14_75_min16"].shape[1:]
+    grid = next(z[name] for name in z if name.startswith("beit")).shape[1:]
     for count, wanted in enumerate(z["ijepa_block_sizes_h_w_pred_enc"]):
         generator = torch.Generator().manual_seed(count)
         first, second = (torch.rand(1, generator=generator).item() for _ in range(2))
@@ -162,18 +182,23 @@ def test_colour_noise_and_masks(golden: Read, colour: str) -> None:
     assert len(SIGMAS[colour]) == len(known)
     np.testing.assert_allclose(coloured_noise(z["white"], colour, known), z[colour], atol=1e-5)
     wanted = z[f"mask_{colour}"].astype(bool)
-    mask = colour_mask(z[f"window_{colour}"], float(wanted.mean()))
+    visible = z[f"ids_keep_{colour}"]
+    # Half a token more than are kept, so that no rounding of the ratio can lose one.
+    ratio = 1 - (visible.shape[1] + 0.5) / wanted.shape[1]
+    mask = colour_mask(z[f"window_{colour}"], ratio)
     np.testing.assert_array_equal(mask, wanted)
+    shown = np.nonzero(~mask)[1].reshape(visible.shape)
+    np.testing.assert_array_equal(shown, np.sort(visible, axis=1))
 
 
 def test_multimae_counts(golden: Read) -> None:
     z = golden("multimae_masks")
-    area, keep = z["mask_a"].shape[1], z["ids_keep"].shape[1]
-    side = round(area**0.5)
-    draws = [~dirichlet_mask((3, side, side), keep, RNG) for _ in range(256)]
-    shares = np.stack(draws).reshape(-1, 3, area).sum(2)
+    names = sorted(name for name in z if name.startswith("mask_"))
+    area, keep, kinds = z[names[0]].shape[1], z["ids_keep"].shape[1], len(names)
+    draws = [~dirichlet_mask((kinds, 1, area), keep, RNG) for _ in range(256)]
+    shares = np.stack(draws).reshape(-1, kinds, area).sum(2)
     assert (shares.sum(1) == keep).all()
-    stored = np.stack([area - z[f"mask_{m}"].sum(1, dtype=int) for m in "abc"], axis=1)
+    stored = np.stack([area - z[name].sum(1, dtype=int) for name in names], axis=1)
     # A flat Dirichlet: shares spread widely, far from an even split.
     assert abs(shares.std() - stored.std()) < 0.25 * stored.std()
 

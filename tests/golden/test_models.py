@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from preprocessing.targets import SCALE_SHARES, scale_targets
 from training.inputs import InputNorm
 from training.models.config import ModelConfig, ModelInput
+from training.models.cropmae import CropMAE
 from training.models.families import build_model
 from training.models.satmae import SatMAE
 from training.models.tokens import take_tokens
@@ -30,7 +31,7 @@ from training.objectives import (
 
 Arrays = dict[str, NDArray[Any]]
 Read = Callable[[str], Arrays]
-HEADS = (4, 2, 3, 6, 8, 12, 16, 1)
+HEADS = (4, 2, 3, 6, 8, 12, 16, 1, 5, 7, 10, 14, 20, 24)
 "Numbers of heads to try: no array of the files holds it, and only the right one gives the right "
 "numbers."
 SATMAE_GROUPS = ((0, 1, 2, 6), (3, 4, 5, 7), (8, 9))
@@ -107,6 +108,17 @@ def everything(visible: Tensor, tokens: int) -> Tensor:
     return torch.arange(tokens).expand(len(visible), -1)
 
 
+def hidden_map(visible: Tensor, tokens: int) -> Tensor:
+    """Return (B, N): 1 where a token is hidden."""
+    return hidden_weights(visible, everything(visible, tokens), tokens)
+
+
+def check_restore(stored: Arrays, visible: Tensor) -> None:
+    """Check that the visible tokens, in their order, are those that the reference kept."""
+    order = tensor(stored["ids_restore"]).argsort(1)
+    assert torch.equal(order[:, : visible.shape[1]], visible)
+
+
 def close(ours: Tensor, stored: NDArray[Any], bound: float) -> None:
     """Check the largest difference."""
     assert ours.shape == stored.shape
@@ -121,7 +133,7 @@ def mae(golden: Read, ratio_of: Callable[..., float]) -> tuple[nn.Module, Arrays
     visible = kept_ids(stored["noise"], ratio_of(stored["mask_ratio"]))
     size, tokens = stored["imgs"].shape[-1], stored["noise"].shape[1]
     make = build(
-        "mae", stored, {"channels": 3, "size": size},
+        "mae", stored, {"channels": stored["imgs"].shape[1], "size": size},
         patch=state["patch_embed.proj.weight"].shape[-1], width=width,
         depth=depth(state, "blocks."),
         decoder_width=inner, decoder_depth=depth(state, "decoder_blocks."),
@@ -140,8 +152,8 @@ def test_mae_forward(mae: tuple[nn.Module, Arrays, Tensor]) -> None:
     close(model.encode(images, visible), stored["latent"], 2e-5)
     tokens = stored["noise"].shape[1]
     close(model(images, visible, everything(visible, tokens))["pixels"], stored["pred"], 2e-5)
-    hidden = 1 - hidden_weights(hidden_ids(visible, tokens), everything(visible, tokens), tokens)
-    assert np.array_equal(hidden.numpy(), stored["mask"])
+    assert np.array_equal(hidden_map(visible, tokens).numpy(), stored["mask"])
+    check_restore(stored, visible)
 
 
 @pytest.mark.parametrize(("norm", "name"), [("none", "raw"), ("mae", "norm")])
@@ -199,8 +211,7 @@ def test_videomae(golden: Read) -> None:
     close(model.places[:, :8], stored["dec_pos_first8"], 1e-6)
     predicted = model(clip, visible, masked)["pixels"]
     close(predicted, stored["output"], 2e-5)
-    norm = InputNorm("imagenet", 3, None)
-    unit = clip * norm.std.view(1, 3, 1, 1, 1) / 255 + norm.mean.view(1, 3, 1, 1, 1) / 255
+    unit = unit_range(clip)
     close(take_tokens(patchify(unit, model.layout), masked), stored["labels_raw"], 5e-5)
     target = take_tokens(pixel_targets(unit, model.layout, "videomae"), masked)
     close(target, stored["labels_norm"], 5e-5)
@@ -212,6 +223,12 @@ def test_videomae(golden: Read) -> None:
         gradient = parameters[key.split("/", 1)[1]].grad
         assert gradient is not None
         close(gradient, stored[key], 1e-4 * float(np.abs(stored[key]).max()))
+
+
+def unit_range(clip: Tensor) -> Tensor:
+    """Return clips (B, C, T, H, W) of the network's inputs as values in [0, 1]."""
+    norm = InputNorm("imagenet", clip.shape[1], None)
+    return (clip * norm.std.view(1, -1, 1, 1, 1) + norm.mean.view(1, -1, 1, 1, 1)) / 255
 
 
 def test_videomae_v2_dual_masking(golden: Read) -> None:
@@ -231,6 +248,10 @@ def test_videomae_v2_dual_masking(golden: Read) -> None:
     assert np.array_equal(counted.bool().numpy(), stored["cal_loss_mask"])
     loss = masked_mean(token_errors(predicted, tensor(stored["labels"])), counted)
     assert loss.item() == pytest.approx(float(stored["loss"]), rel=1e-5)
+    target = pixel_targets(unit_range(clip), model.layout, "videomae")
+    close(take_tokens(target, decoded), stored["labels"], 5e-5)
+    loss = token_errors(asked, take_tokens(target, masked)).mean()
+    assert loss.item() == pytest.approx(float(stored["loss_no_decoder_mask"]), rel=1e-5)
 
 
 def test_mae_st(golden: Read, ratio_of: Callable[..., float]) -> None:
@@ -240,7 +261,8 @@ def test_mae_st(golden: Read, ratio_of: Callable[..., float]) -> None:
     inner, tokens = state["mask_token"].shape[-1], stored["noise"].shape[1]
     visible = kept_ids(stored["noise"], ratio_of(stored["mask_ratio"]))
     make = build(
-        "mae_st", stored, {"channels": 3, "size": clip.shape[-1], "frames": clip.shape[2]},
+        "mae_st", stored,
+        {"channels": clip.shape[1], "size": clip.shape[-1], "frames": clip.shape[2]},
         patch=kernel[-1], tubelet=kernel[2], width=width,
         depth=depth(state, "blocks."),
         decoder_width=inner, decoder_depth=depth(state, "decoder_blocks."),
@@ -252,6 +274,8 @@ def test_mae_st(golden: Read, ratio_of: Callable[..., float]) -> None:
     close(model.encode(clip, visible), stored["latent"], 2e-5)
     predicted = model(clip, visible, asked)["pixels"]
     close(predicted, stored["pred"], 2e-5)
+    assert np.array_equal(hidden_map(visible, tokens).numpy(), stored["mask"])
+    check_restore(stored, visible)
     assert list(model.layout.frames) == stored["frame_index"].tolist()
     assert np.array_equal(patchify(clip, model.layout).numpy(), stored["target_patches"])
     for norm, name in (("none", "raw"), ("mae", "norm")):
@@ -340,12 +364,13 @@ def test_crossmae(golden: Read, ratio_of: Callable[..., float], kind: str) -> No
     visible = kept_ids(stored["noise"], ratio_of(stored["mask_ratio"]))
     _, asked = split_mask(stored[f"mask_{kind}"] > 0)
     make = build(
-        "crossmae", stored, {"channels": 3, "size": images.shape[-1]},
+        "crossmae", stored, {"channels": images.shape[1], "size": images.shape[-1]},
         patch=state["patch_embed.proj.weight"].shape[-1], width=width,
         depth=depth(state, "blocks."),
         decoder_width=inner, decoder_depth=depth(state, "decoder_blocks."),
     )  # fmt: skip
     wanted = tensor(stored[f"pred_{kind}"])
+    check_restore(stored, visible)
     model = fit_heads(make, (width, inner), lambda m: m(images, visible, asked)["pixels"], wanted)
     maps = torch.stack(model.maps(images, visible), dim=-1)
     close(maps, stored["features"], 2e-5)
@@ -395,8 +420,7 @@ def test_localmim(golden: Read) -> None:
         close(latent, stored[f"latent{number}"], 5e-5)
         close(found, stored[f"pred{number}"], 5e-5)
     asked = hidden_ids(visible, tokens)
-    assert np.array_equal(hidden_weights(visible, everything(visible, tokens), tokens).numpy(),
-                          stored["fwd_mask"])  # fmt: skip
+    assert np.array_equal(hidden_map(visible, tokens).numpy(), stored["fwd_mask"])
     bins = histogram // images.shape[1]
     target = np.stack([scale_targets(x.transpose(1, 2, 0), patch, bins) for x in stored["x"]])
     errors = scale_errors(
@@ -404,3 +428,46 @@ def test_localmim(golden: Read) -> None:
     )
     loss = masked_mean(errors, torch.ones_like(errors))
     assert loss.item() == pytest.approx(float(stored["loss"]), rel=1e-5)
+    # The other mask of the file, by cells with its weights and by tokens as the loop has it.
+    edges = [int(name.removeprefix("hog_pool")) for name in stored if name.startswith("hog_pool")]
+    by_cell = sum(
+        masked_mean(
+            (tensor(stored[f"hog_pool{edge}"]) - tensor(stored[f"pred{k}"])).square().mean(-1),
+            tensor(stored[f"mask_scale{k}"]),
+        )
+        for k, edge in enumerate(sorted(edges))
+    )
+    whole = model(images, visible, everything(visible, tokens))["hog_scales"]
+    by_token = masked_mean(scale_errors(whole, tensor(target)), tensor(stored["mask"]))
+    assert by_token.item() == pytest.approx(float(by_cell), rel=1e-5)
+
+
+def test_cropmae(golden: Read, ratio_of: Callable[..., float]) -> None:
+    stored = golden("cropmae_tiny")
+    state, pairs = weights(stored), tensor(stored["imgs"])
+    width, inner = state["cls_token"].shape[-1], state["mask_token"].shape[-1]
+    tokens = stored["noise"].shape[1]
+    visible = kept_ids(stored["noise"], ratio_of(stored["mask_ratio"]))
+
+    def make(heads: int, decoder_heads: int) -> nn.Module:
+        config = ModelConfig(
+            family="mae", patch=state["patch_embed.proj.weight"].shape[-1], width=width,
+            depth=depth(state, "blocks."), heads=heads, decoder_width=inner,
+            decoder_depth=depth(state, "decoder_blocks."), decoder_heads=decoder_heads,
+        )  # fmt: skip
+        values = stored["pred"].shape[-1]
+        data = ModelInput(channels=pairs.shape[2], size=pairs.shape[-1], widths={"pixels": values})
+        model = CropMAE(config, data)
+        model.load_state_dict(state)
+        return model
+
+    asked = everything(visible, tokens)
+    wanted = tensor(stored["pred"])
+    model = fit_heads(make, (width, inner), lambda m: m(pairs, visible, asked)["pixels"], wanted)
+    predicted = model(pairs, visible, asked)["pixels"]
+    close(predicted, stored["pred"], 3e-5)
+    hidden = hidden_map(visible, tokens)
+    assert np.array_equal(hidden.numpy(), stored["mask"])
+    target = pixel_targets(pairs[:, 1], model.layout, "mae")
+    loss = masked_mean(token_errors(predicted, target), hidden)
+    assert loss.item() == pytest.approx(float(stored["loss_norm"]), rel=1e-5)
