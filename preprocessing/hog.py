@@ -2,15 +2,16 @@
 
 The definition, in float64: reflect-padded Sobel differences, left minus right `gx` and top minus
 bottom `gy`; bin `floor(atan2(gx, gy) / pi * bins) mod bins`; magnitudes summed over a cell; L2 norm
-over its bins. uint8 frames take a fast road that looks the bin up by the two integer differences
-and so decides ties as float64 does.
+over its bins. uint8 frames take a fast road that decides ties as float64 does: compiled where numba
+is there (preprocessing.hog_kernel), else by a table of bins. Both give the same bytes.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -59,6 +60,10 @@ def hog_cells(
 
 def _normalised(histogram: NDArray[np.float64]) -> NDArray[np.float32]:
     """Return (..., bins) with L2 norm 1 over the bins."""
+    kernel = _kernel()
+    if kernel is not None:
+        divided: NDArray[np.float32] = kernel.normalised(histogram, _FLOOR)
+        return divided
     # Not einsum: the order of its sums, and so the last bit, depends on where the array lies. One
     # bin at a time over all cells is four times as fast as a sum over the short last axis.
     squares = np.square(histogram)
@@ -134,10 +139,14 @@ def _check(shape: tuple[int, ...], cell: int, bins: int) -> None:
 def _histograms(frame: NDArray[Any], cell: int, bins: int, window: int) -> NDArray[np.float64]:
     """Return sums of magnitudes of (H, W, C), flat in the order (row, column, channel, bin)."""
     h, w, c = frame.shape
+    weights = _tiled_window(window, h, w) if window else None
     fast = frame.dtype == np.uint8
+    kernel = _kernel() if fast else None
+    if kernel is not None and bins <= kernel.MOST_BINS:
+        sums: NDArray[np.float64] = kernel.histograms_uint8(frame, cell, bins, weights)
+        return sums
     gradients: tuple[NDArray[Any], NDArray[Any]] = (_sobel_uint8 if fast else sobel_exact)(frame)
     oriented: _Oriented = _oriented_uint8 if fast else oriented_exact
-    weights = _tiled_window(window, h, w)[:, :, None] if window else None
     # Some rows of cells at a time: what is in between a large frame would not fit the caches.
     rows = cell * max(1, _STRIP // (cell * w * c))
     parts: list[NDArray[np.float64]] = []
@@ -145,13 +154,27 @@ def _histograms(frame: NDArray[Any], cell: int, bins: int, window: int) -> NDArr
         strip = slice(top, min(top + rows, h))
         bin_of, magnitude = oriented(gradients[0][strip], gradients[1][strip], bins)
         if weights is not None:
-            magnitude = magnitude * weights[strip]
+            magnitude = magnitude * weights[strip, :, None]
         slots = bin_of.astype(np.intp)
         slots += _first_slots(strip.stop - top, w, c, cell, bins)
         total = (strip.stop - top) // cell * (w // cell) * c * bins
-        sums = np.bincount(slots.ravel(), magnitude.ravel(), minlength=total)
-        parts.append(sums.astype(np.float64, copy=False))
+        counts = np.bincount(slots.ravel(), magnitude.ravel(), minlength=total)
+        parts.append(counts.astype(np.float64, copy=False))
     return _joined(parts)
+
+
+@cache
+def _kernel() -> ModuleType | None:
+    """Return the compiled road; None without numba, or without a folder for what it compiles."""
+    try:
+        from preprocessing import hog_kernel  # late: numba takes its time
+
+        # Compiled, and kept, here: a full disk is told by the first call.
+        blank = np.zeros((2, 2, 1), np.uint8)
+        hog_kernel.normalised(hog_kernel.histograms_uint8(blank, 2, 1, None), _FLOOR)
+    except (ImportError, RuntimeError, OSError):
+        return None
+    return hog_kernel
 
 
 def _joined(parts: list[NDArray[np.float64]]) -> NDArray[np.float64]:

@@ -6,11 +6,13 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from preprocessing import hog
 from preprocessing.hog import hog_cells, hog_targets, hog_to_uint8, uint8_to_hog
 from preprocessing.hog_torch import hog_cells_torch
 
@@ -66,6 +68,48 @@ def test_fast_road_equals_exact_road(
     np.testing.assert_allclose(found, hog_cells(frame.astype(float), cell, 9, window), atol=1e-6)
     norms = np.linalg.norm(found, axis=-1)
     assert (np.isclose(norms, 1, atol=1e-5) | (norms == 0)).all()
+
+
+@FAST
+@given(
+    seed=seeds,
+    rows=st.integers(1, 5),
+    columns=st.integers(1, 9),
+    channels=st.sampled_from([1, 2, 3, 13]),
+    cell=st.sampled_from([2, 3, 7, 8, 16]),
+    bins=st.sampled_from([1, 2, 4, 5, 9, 12, 18, 24, 30]),
+    window=st.sampled_from([0, 16]),
+    levels=st.sampled_from([2, 4, 256]),
+)
+def test_compiled_and_table_give_the_same_bytes(
+    seed: int,
+    rows: int,
+    columns: int,
+    channels: int,
+    cell: int,
+    bins: int,
+    window: int,
+    levels: int,
+) -> None:
+    frame = frames(seed, rows * cell, columns * cell, channels, levels)
+    pytest.importorskip("numba")
+    found = hog_cells(frame, cell, bins, window)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hog, "_kernel", lambda: None)  # as where there is no numba
+        np.testing.assert_array_equal(found, hog_cells(frame, cell, bins, window))
+
+
+@pytest.mark.parametrize("bins", [2, 3, 4, 8, 9, 12, 18, 24])
+def test_edges_sort_every_pair_of_differences_as_the_definition(bins: int) -> None:
+    kernel = pytest.importorskip("preprocessing.hog_kernel")
+    steps = np.arange(-1020, 1021, dtype=np.float32)
+    dx, dy = (grid.ravel() for grid in np.meshgrid(steps, steps, indexing="ij"))
+    x, y, size, none = np.empty_like(dx), np.empty_like(dx), np.empty_like(dx), np.zeros_like(dx)
+    slot = np.empty(len(dx), np.int32)
+    kernel._turned(dy, none, dx, none, none, x, y, size)
+    kernel._slots(x, y, kernel._edges(bins), np.zeros_like(slot), slot)
+    wanted = hog.oriented_exact(dx.astype(np.float64), dy.astype(np.float64), bins)[0]
+    np.testing.assert_array_equal(slot[size > 0], wanted[size > 0])
 
 
 @FAST
