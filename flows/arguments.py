@@ -66,6 +66,7 @@ SPEC: dict[str, tuple[type, Any, str]] = {
     "tile": (int, 0, "edge of tiles in pixels; 0 keeps fields and scenes whole"),
     "overlap": (int, 0, "pixels that neighbouring tiles share"),
     "min_valid": (float, 0.05, "least share of valid pixels of a tile"),
+    "min_tissue": (float, 0.0, "least share of coloured pixels of a tile of a stained slide"),
     "channels": (str, "", "channel or band names, comma separated"),
     "cloud_band": (str, "", "the band of class codes that says which pixels are cloud"),
     "cloud_values": (str, "3,8,9,10", "the codes of cloud in --cloud-band, comma separated"),
@@ -156,5 +157,5 @@ def stages_by_name(direct: bool) -> Any:
         }
     from flows import prefect_flows
 
-    names = ("ingest", "derive", "pretrain", "evaluate", "export")
+    names = ("ingest", "derive", "pretrain", "evaluate", "export", "study")
     return {name: getattr(prefect_flows, name) for name in names}

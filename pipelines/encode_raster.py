@@ -22,6 +22,7 @@ from preprocessing.errors import DecodeError
 from preprocessing.rasters import RasterReader
 from preprocessing.source import Source
 from preprocessing.statistics import measure
+from preprocessing.tissue import tissue_share
 
 _TIMES = ("time", "datetime", "date", "timestamp")
 "named groups of a pattern that say when a scene was taken"
@@ -38,8 +39,8 @@ class _Tally:
     """What became of the tiles of a unit."""
 
     stored: int = 0
-    invalid: int = 0
     cloudy: int = 0
+    bare: int = 0
 
 
 def encode_raster(
@@ -62,10 +63,12 @@ def encode_raster(
             yield from _encode_field(reader, unit, spec, tally)
     if not tally.stored:
         cloud = f", {tally.cloudy} have more cloud than {spec.max_cloud:.0%} (--max-cloud)"
+        bare = f", {tally.bare} have less tissue than {spec.min_tissue:.0%} (--min-tissue)"
         raise DecodeError(
             "no_valid_data",
             f"no tile has {spec.min_valid:.0%} valid pixels (--min-valid)"
-            + (cloud if tally.cloudy else ""),
+            + (cloud if tally.cloudy else "")
+            + (bare if tally.bare else ""),
         )
 
 
@@ -124,7 +127,6 @@ def _encode_field(
     cloud, kept = _cloud_band(reader, spec)
     alive = rasters.channels_with_data(reader)[kept]
     if not alive.any():
-        tally.invalid += len(boxes)
         return
     metadata = _metadata(reader, kept, unit)
     tiles = ((b, reader.read(b)) for b in boxes) if small else rasters.read_tiles(reader, boxes)
@@ -132,15 +134,23 @@ def _encode_field(
         shares = {"valid_share": 1.0}
         if reader.masked or cloud is not None:
             shares = _shares(values, valid[kept], alive, cloud, spec)
-        if shares["valid_share"] < spec.min_valid:
-            tally.invalid += 1
-        elif shares.get("cloud_share", 0) > spec.max_cloud:
-            tally.cloudy += 1
-        else:
-            tally.stored += 1
+        if spec.min_tissue:
+            shares["tissue_share"] = tissue_share(values[kept])
+        if _passes(shares, spec, tally):
             place = _tile_place(metadata, box) if spec.tile else {}
             mask = valid[kept] if reader.masked else None
             yield _sample(values[kept], mask, {**metadata, **shares, **place})
+
+
+def _passes(shares: Mapping[str, float], spec: IngestSpec, tally: _Tally) -> bool:
+    """Tell whether a tile is stored, and count it."""
+    if shares["valid_share"] < spec.min_valid:
+        return False
+    cloudy = shares.get("cloud_share", 0) > spec.max_cloud
+    bare = not cloudy and shares.get("tissue_share", 1) < spec.min_tissue
+    tally.cloudy, tally.bare = tally.cloudy + cloudy, tally.bare + bare
+    tally.stored += not cloudy and not bare
+    return not cloudy and not bare
 
 
 def _cloud_band(reader: RasterReader, spec: IngestSpec) -> tuple[int | None, slice | list[int]]:

@@ -34,6 +34,8 @@ class IngestSpec:
     overlap: int = 0
     min_valid: float = 0.05
     "share of valid pixels below which a tile is left out"
+    min_tissue: float = 0.0
+    "microscopy: share of coloured pixels below which a tile of a stained slide is left out"
     channels: tuple[str, ...] = ()
     "channels or bands that each unit must have; by default those that the pattern finds"
     cloud_band: str = ""
@@ -69,7 +71,7 @@ class IngestSpec:
             raise ValueError(f"--max-cloud is {self.max_cloud}; it is a share from 0 to 1.")
         if self.max_cloud < 1 and not self.cloud_band:
             raise ValueError("--max-cloud needs --cloud-band: the band that says what is cloud.")
-        for name in ("heldout", "min_valid"):
+        for name in ("heldout", "min_valid", "min_tissue"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
                     f"--{name.replace('_', '-')} is {getattr(self, name)}; it is a share from 0 "
@@ -95,4 +97,8 @@ class IngestSpec:
     def to_json(self) -> dict[str, object]:
         """Return what the part's fingerprint covers."""
         lists = {"channels": list(self.channels), "cloud_values": list(self.cloud_values)}
-        return {**asdict(self), **lists, "encoder": ENCODER_VERSION}
+        values = {**asdict(self), **lists, "encoder": ENCODER_VERSION}
+        if not self.min_tissue:
+            # Parts from before this filter keep their names.
+            del values["min_tissue"]
+        return values

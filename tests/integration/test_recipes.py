@@ -22,6 +22,7 @@ from flows.command import app
 from flows.demo import CHAPTERS
 from flows.recipes import needed_columns
 from storage.fs import open_store
+from tests.integration.field_sets import FIELD_SETS
 from training.assemble import model_input
 from training.checkpoints import list_checkpoints, read_checkpoint
 from training.models.families import build_model
@@ -59,7 +60,10 @@ def few_samples() -> Iterator[None]:
 
 def dataset(store: Path, name: str) -> str:
     """Ingest a dataset of small recipes, once."""
-    if not (store / "datasets" / name).exists():
+    if name in FIELD_SETS and not (store / "datasets" / name).exists():
+        words = FIELD_SETS[name](store / "raw" / name)
+        headrace("ingest", str(store / "raw" / name), *words, "--dataset", name, store=store)
+    elif not (store / "datasets" / name).exists():
         modality = MODALITIES[name]
         raw = demo_data.make_demo_data(store / "raw", modalities=(modality,))[modality]
         spec = CHAPTERS[modality].spec
@@ -116,6 +120,12 @@ PAPERS = {
     "crossmae": (None, 85_645_824),  # MAE's encoder without its last norm
     "mae_st": (None, 304_096_256),  # MAE's encoder, tubelets and learned positions
     "videomae2": (None, 1_011_610_752),  # ViT-g: "1 billion"
+    "slide_mae": (111_655_680, 85_647_360),
+    "fgmae_msi": (None, 85_647_360 + 10 * 256 * 768),  # ten bands more than MAE's three
+    "fgmae_sar": (None, 85_647_360 - 256 * 768),
+    "satmae_group": (None, 303_099_904 + (10 * 64 - 3 * 256 + 2) * 1024),  # three embeddings
+    "cell_mae": (None, 24 * (12 * 1024**2 + 9 * 1024 + 4 * 64) + (6 * 64 + 4) * 1024),
+    "ca_mae": (None, 12 * (12 * 384**2 + 9 * 384 + 4 * 64) + (256 + 4) * 384),
 }
 "Parameters that papers and released code have: of the whole network, of its encoder."
 DECODERS = ("decoder", "mask_token", "head", "wfm", "dec_norms")
