@@ -89,6 +89,19 @@ class Course:
         places = order.batch(number, rank=self.rank, ranks=self.ranks)
         return Task(stream, places, order.epoch_of(number))
 
+    def members(self, batch: int) -> list[dict[str, str]]:
+        """Return dataset, shard and key of each sample of a batch, over all ranks."""
+        stream, number = self.turns.locate(batch)
+        builder = self.builders[stream]
+        return [
+            {
+                "dataset": builder.stream.dataset,
+                "shard": builder.rows[shard].shard,
+                "key": builder.rows[shard].row(row)["key"],
+            }
+            for shard, row in self.orders[stream].batch(number)
+        ]
+
     def build(self, task: Task) -> Told:
         """Build a batch."""
         return self.builders[task.stream].build_told(task.places, task.epoch)

@@ -1,4 +1,4 @@
-"""From a recipe and what the data decide to a trainer, and the state that a checkpoint holds."""
+"""From a recipe and what the data decide to a trainer."""
 
 from __future__ import annotations
 
@@ -6,15 +6,20 @@ from typing import Any
 
 import torch
 
-from training.inputs import InputNorm
+from preprocessing.indices import band_numbers
+from training.average import Average
+from training.guard import Guard
+from training.inputs import LEVELS, InputNorm
 from training.loop import Batch, Trainer
 from training.models.config import ModelInput
 from training.models.families import build_model
 from training.objectives import Objective
 from training.optim import make_optimizer
-from training.ranks import Place, bare, spread
+from training.ranks import Place, spread
 from training.recipe import Recipe
+from training.recompute import recompute_blocks
 from training.schedules import schedule_named
+from training.seen_targets import seen_width
 
 
 def about_input(
@@ -26,11 +31,13 @@ def about_input(
     shape = batch["pixels"].shape
     names = list(recipe.data.bands) or [name for group in recipe.model.groups for name in group]
     if names and channels:
-        picked = [channels.index(name) for name in names]
+        picked = band_numbers(channels, names)
         stats = {name: [values[i] for i in picked] for name, values in stats.items()}
     widths = {t.kind: 0 for t in recipe.target if t.kind == "pixels"}
     for target in recipe.target:
-        if target.kind != "pixels":
+        if target.source == "inputs":
+            widths[target.kind] = seen_width(target, shape[1], recipe.model.patch)
+        elif target.kind != "pixels":
             widths[target.kind] = batch[f"targets.{target.kind}"].shape[-1]
     ordered = {target.kind: widths[target.kind] for target in recipe.target}
     return {
@@ -47,14 +54,23 @@ def make_trainer(recipe: Recipe, about: dict[str, Any], place: Place) -> Trainer
     """
     torch.manual_seed(recipe.seed)
     shape = about["shape"]
-    model = build_model(recipe.model, _model_input(recipe, about))
+    model = build_model(recipe.model, model_input(recipe, about))
     layout = model.layout
     model.to(place.device)
     optim = recipe.optim
+    if recipe.recompute:
+        recompute_blocks(model)
+    if recipe.compile:
+        model.compile()
     return Trainer(
         model=spread(model, place),
         inputs=InputNorm(recipe.model.norm_input, shape[0], about["stats"]).to(place.device),
-        objective=Objective(recipe.target, layout),
+        objective=Objective(
+            recipe.target,
+            layout,
+            about.get("channels") or (),
+            LEVELS.get(recipe.model.norm_input, 0),
+        ),
         optimizer=make_optimizer(model, optim),
         rate=schedule_named(
             optim.schedule,
@@ -67,10 +83,14 @@ def make_trainer(recipe: Recipe, about: dict[str, Any], place: Place) -> Trainer
         clip=optim.clip,
         accumulate=recipe.accumulate,
         precision=recipe.precision,
+        scaler=torch.amp.GradScaler(place.device.type, enabled=recipe.precision == "fp16"),
+        average=Average(model, recipe.ema) if recipe.ema else None,
+        guard=Guard(recipe.guard),
     )
 
 
-def _model_input(recipe: Recipe, about: dict[str, Any]) -> ModelInput:
+def model_input(recipe: Recipe, about: dict[str, Any]) -> ModelInput:
+    """Return what the data decide about the model; see `about_input`."""
     shape = about["shape"]
     groups, start = [], 0
     for group in recipe.model.groups:
@@ -83,23 +103,6 @@ def _model_input(recipe: Recipe, about: dict[str, Any]) -> ModelInput:
         groups=tuple(groups),
         widths=about["widths"],
     )
-
-
-def restore(trainer: Trainer, state: dict[str, Any]) -> None:
-    """Set a trainer to the state of a checkpoint."""
-    bare(trainer.model).load_state_dict(state["model"])
-    trainer.optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["generator"].cpu())
-
-
-def snapshot_state(trainer: Trainer, step: int) -> dict[str, Any]:
-    """Return all that determines the steps after `step`, besides the data."""
-    return {
-        "step": step,
-        "model": bare(trainer.model).state_dict(),
-        "optimizer": trainer.optimizer.state_dict(),
-        "generator": torch.get_rng_state(),
-    }
 
 
 def count_parameters(trainer: Trainer) -> int:

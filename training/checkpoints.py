@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -15,8 +17,12 @@ import torch
 from storage.fingerprint import canonical_json, sha256_hex
 from storage.fs import Store
 
-VERSION = 1
-_FIELDS = ("version", "step", "bytes", "sha256")
+VERSION = 2
+_FIELDS = {
+    1: ("version", "step", "bytes", "sha256"),
+    2: ("version", "step", "bytes", "sha256", "heldout_loss", "about"),
+}
+"of the records that this code reads"
 
 
 class CheckpointError(RuntimeError):
@@ -28,9 +34,27 @@ def checkpoint_path(run: str, step: int) -> str:
     return f"runs/{run}/checkpoints/step-{step:08d}.pt"
 
 
-def write_checkpoint(store: Store, run: str, step: int, state: dict[str, Any], keep: int) -> None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Label:
+    """What the record of a checkpoint says about it."""
+
+    heldout_loss: float | None = None
+    "after this very step; None where it was not looked at then"
+    about: dict[str, Any] = field(default_factory=dict)
+    "code, recipe, data and the batches that were seen"
+
+
+def write_checkpoint(
+    store: Store,
+    run: str,
+    step: int,
+    state: dict[str, Any],
+    keep: int,
+    label: Label | None = None,
+    spare: Collection[int] = (),
+) -> None:
     """Write the state after `step` optimiser steps, then remove all but the newest `keep`
-    checkpoints.
+    checkpoints, the one with the best held-out loss, and those of the steps `spare`.
     """
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -38,10 +62,26 @@ def write_checkpoint(store: Store, run: str, step: int, state: dict[str, Any], k
     path = checkpoint_path(run, step)
     record = {"version": VERSION, "step": step, "bytes": len(data), "sha256": sha256_hex(data)}
     store.write(path, data)
-    store.write(_record(path), canonical_json(record))
+    store.write(_record(path), canonical_json(record | asdict(label or Label())))
+    kept = {best_checkpoint(store, run), *spare}
     for old in list_checkpoints(store, run)[:-keep]:
-        store.delete(_record(checkpoint_path(run, old)))
-        store.delete(checkpoint_path(run, old))
+        if old not in kept:
+            store.delete(_record(checkpoint_path(run, old)))
+            store.delete(checkpoint_path(run, old))
+
+
+def best_checkpoint(store: Store, run: str) -> int | None:
+    """Return the step of the checkpoint with the lowest held-out loss, the earlier of equal ones;
+    None where no checkpoint has one.
+    """
+    found = []
+    for step in list_checkpoints(store, run):
+        loss = _read_record(store, checkpoint_path(run, step), step, "Remove it").get(
+            "heldout_loss"
+        )
+        if loss is not None:
+            found.append((loss, step))
+    return min(found)[1] if found else None
 
 
 def list_checkpoints(store: Store, run: str) -> list[int]:
@@ -96,12 +136,13 @@ def _read_record(store: Store, path: str, step: int, instead: str) -> dict[str, 
     try:
         record: dict[str, Any] = json.loads(text)
         version = record["version"]
-        same = canonical_json({name: record.get(name) for name in _FIELDS}) == text
+        fields = _FIELDS.get(version, ())
+        same = canonical_json({name: record.get(name) for name in fields}) == text
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{_record(path)}: is damaged ({error}). {instead}.") from error
-    if version != VERSION:
+    if version not in _FIELDS:
         raise CheckpointError(
-            f"{path}: is of format {version}, this code reads {VERSION}. Use the "
+            f"{path}: is of format {version}, this code reads {list(_FIELDS)}. Use the "
             "headrace that wrote it."
         )
     if not same or record.get("step") != step:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,16 +17,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from training.average import Average
+from training.guard import Guard, GuardConfig
 from training.inputs import InputNorm
 from training.objectives import Objective
 from training.optim import set_rate
+from training.window import Figures, Window
 
 Batch = dict[str, Any]
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class DivergedError(RuntimeError):
-    """The loss is no longer a number."""
+def _no_scaler() -> torch.amp.GradScaler:
+    return torch.amp.GradScaler("cpu", enabled=False)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,6 +47,11 @@ class Trainer:
     clip: float = 0.0
     accumulate: int = 1
     precision: str = "fp32"
+    scaler: torch.amp.GradScaler = field(default_factory=_no_scaler)
+    "at work in fp16 only"
+    average: Average | None = None
+    guard: Guard = field(default_factory=lambda: Guard(GuardConfig()))
+    window: Window = field(default_factory=Window)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,104 +62,129 @@ class Hooks:
     "takes a line of figures every `log_every` steps"
     save: Callable[[int], None]
     "takes the number of finished steps"
-    heldout: Callable[[], float | None]
-    "returns the held-out loss"
+    evaluate: Callable[[], dict[str, Any]]
+    "returns figures on held-out samples, such as the held-out loss"
     tick: Callable[[int], bool]
     "told the number of finished steps; True asks the loop to save and return"
+    skipped: Callable[[int, Batch], None]
+    "told of a step that is passed over, and its batch"
     log_every: int
     save_every: int
     heldout_every: int
 
 
-@dataclass(slots=True)
-class Window:
-    """Sums since the last log line."""
-
-    losses: list[Tensor] = field(default_factory=list)
-    parts: dict[str, list[Tensor]] = field(default_factory=dict)
-    samples: int = 0
-    waited: float = 0.0
-    began: float = field(default_factory=time.monotonic)
-
-
-def train(trainer: Trainer, batches: Iterable[Batch], steps: range, hooks: Hooks) -> int:
+def train(
+    trainer: Trainer,
+    batches: Iterable[Batch],
+    steps: range,
+    hooks: Hooks,
+    skip: Collection[int] = (),
+) -> int:
     """Take the optimiser steps `steps`, one batch each; returns how many steps of the run are
     finished.
 
+    Args:
+        skip: steps whose batch is passed over.
+
     Raises:
-        DivergedError: the loss is not finite.
+        BadStep: the guard found one; what was saved is from before it.
         ValueError: the batches end early.
     """
     trainer.model.train()
     source = iter(batches)
-    window = Window()
+    window = trainer.window
+    window.began = time.monotonic()
     for step in steps:
         batch, waited = _next_batch(source, step, trainer.device)
         window.waited += waited
-        set_rate(trainer.optimizer, trainer.rate(step))
-        loss, parts, norm = take_step(trainer, batch)
-        _count(window, batch, loss, parts)
+        if step in skip:
+            hooks.skipped(step, batch)
+        else:
+            set_rate(trainer.optimizer, trainer.rate(step))
+            window.add(step, take_step(trainer, batch), len(batch["pixels"]))
         done = step + 1
-        last = done == steps.stop
-        line: dict[str, Any] = {}
-        if done % hooks.log_every == 0 or last or step == 0:
-            line = _line(window, done, trainer.rate(step), norm, batch)
-            window = Window()
-        if done % hooks.heldout_every == 0 or last:
-            line = line or {"step": done}
-            line["heldout_loss"] = hooks.heldout()
-            trainer.model.train()
-            window.began = time.monotonic() if not window.samples else window.began
-        if line:
-            hooks.log(line)
+        _report(trainer, hooks, done, last=done == steps.stop)
         stopping = hooks.tick(done)
-        if done % hooks.save_every == 0 or last or stopping:
+        if done % hooks.save_every == 0 or done == steps.stop or stopping:
+            _judge(trainer)
             hooks.save(done)
         if stopping:
             return done
     return steps.stop
 
 
-def take_step(trainer: Trainer, batch: Batch) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-    """Take one optimiser step on a batch; returns the loss, its parts and the gradient norm."""
+def _report(trainer: Trainer, hooks: Hooks, done: int, last: bool) -> None:
+    """Log what is due after a step. On a CPU each step is judged at once; elsewhere reading its
+    figures would make the device wait, so they are read when a line or a checkpoint needs them.
+    """
+    line: dict[str, Any] = {}
+    due = done % hooks.log_every == 0 or last or done == 1
+    if due or trainer.device.type == "cpu":
+        _judge(trainer)
+    if due:
+        line = trainer.window.line(done, trainer.rate(done - 1))
+    if done % hooks.heldout_every == 0 or last:
+        _judge(trainer)
+        began = time.monotonic()
+        line = {**(line or {"step": done}), **hooks.evaluate()}
+        trainer.model.train()
+        trainer.window.began += time.monotonic() - began
+    if line:
+        hooks.log(line)
+
+
+def _judge(trainer: Trainer) -> None:
+    # A scaler at 1 or below cannot be the reason of an infinite gradient any more.
+    scaled = trainer.scaler.is_enabled() and trainer.scaler.get_scale() > 1
+    trainer.window.settle(trainer.guard, scaled)
+
+
+def take_step(trainer: Trainer, batch: Batch) -> Figures:
+    """Take one optimiser step on a batch; returns its loss, gradient norm and parts of the loss."""
     trainer.optimizer.zero_grad(set_to_none=True)
     chunks = _split(batch, trainer.accumulate)
     total: Tensor = torch.zeros((), device=trainer.device)
-    parts: dict[str, Tensor] = {}
+    parts: Figures = {}
     for number, chunk in enumerate(chunks):
         with _synchronised(trainer.model, number == len(chunks) - 1):
             loss, figures = batch_loss(trainer, chunk)
-            (loss / len(chunks)).backward()
+            trainer.scaler.scale(loss / len(chunks)).backward()
         total += loss.detach() / len(chunks)
         for name, value in figures.items():
-            parts[name] = parts.get(name, 0.0) + value / len(chunks)
-    limit = trainer.clip or math.inf
-    norm = nn.utils.clip_grad_norm_(trainer.model.parameters(), limit)
-    trainer.optimizer.step()
-    return total, parts, norm
+            parts[f"loss_{name}"] = parts.get(f"loss_{name}", 0.0) + value / len(chunks)
+    trainer.scaler.unscale_(trainer.optimizer)
+    norm = nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.clip or math.inf)
+    trainer.scaler.step(trainer.optimizer)
+    trainer.scaler.update()
+    if trainer.average is not None:
+        trainer.average.update()
+    return {"loss": total, "grad_norm": norm, **(parts if len(parts) > 1 else {})}
 
 
-def batch_loss(trainer: Trainer, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+def batch_loss(trainer: Trainer, batch: Batch) -> tuple[Tensor, Figures]:
     """Return the loss of a batch on the trainer's device, and its parts."""
-    inputs = trainer.inputs(batch["pixels"])
-    kind = PRECISIONS.get(trainer.precision)
-    with torch.autocast(trainer.device.type, dtype=kind, enabled=kind is not None):
-        predictions = trainer.model(inputs, batch["visible"], batch["decoded"])
+    inputs, predictions = predict(trainer, batch)
     return trainer.objective(predictions, batch, inputs)
 
 
+def predict(trainer: Trainer, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the inputs as the network sees them, and its predictions."""
+    inputs = trainer.inputs(batch["pixels"])
+    kind = PRECISIONS.get(trainer.precision)
+    with torch.autocast(trainer.device.type, dtype=kind, enabled=kind is not None):
+        return inputs, trainer.model(inputs, batch["visible"], batch["decoded"])
+
+
 @torch.no_grad()
-def heldout_loss(trainer: Trainer, batches: Iterable[Batch], samples: int) -> float | None:
-    """Return the mean loss over at most `samples` held-out samples; None when there are none."""
+def sample_losses(trainer: Trainer, batch: Batch) -> list[tuple[int, float]]:
+    """Return the id and the loss of each sample of a batch, computed alone; changes nothing."""
     trainer.model.eval()
-    total, seen = 0.0, 0
-    for batch in batches:
-        loss, _ = batch_loss(trainer, to_device(batch, trainer.device))
-        total += float(loss) * len(batch["pixels"])
-        seen += len(batch["pixels"])
-        if seen >= samples:
-            break
-    return total / seen if seen else None
+    found = []
+    for one in _split(batch, len(batch["pixels"])):
+        loss, _ = batch_loss(trainer, one)
+        found.append((int(one["sample"][0]), float(loss)))
+    trainer.model.train()
+    return found
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
@@ -186,49 +219,16 @@ def _split(batch: Batch, parts: int) -> list[Batch]:
         )
     size = samples // parts
     return [
-        {
-            n: v[i * size : (i + 1) * size] if isinstance(v, Tensor | list) else v
-            for n, v in batch.items()
-        }
+        {n: v[i * size : (i + 1) * size] if _has_rows(v) else v for n, v in batch.items()}
         for i in range(parts)
     ]
+
+
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, list) or (isinstance(value, Tensor) and value.ndim > 0)
 
 
 def _synchronised(model: nn.Module, now: bool) -> contextlib.AbstractContextManager[None]:
     if now or not isinstance(model, DistributedDataParallel):
         return contextlib.nullcontext()
     return model.no_sync()  # type: ignore[no-any-return]
-
-
-def _count(window: Window, batch: Batch, loss: Tensor, parts: dict[str, Tensor]) -> None:
-    window.losses.append(loss)
-    for name, value in parts.items():
-        window.parts.setdefault(name, []).append(value)
-    window.samples += len(batch["pixels"])
-
-
-def _line(window: Window, step: int, rate: float, norm: Tensor, batch: Batch) -> dict[str, Any]:
-    """Return the figures since the last line; means over its steps, the gradient norm of the last
-    one.
-    """
-    loss = float(torch.stack(window.losses).mean())
-    if not math.isfinite(loss):
-        raise DivergedError(
-            f"step {step}: the loss is {loss}. The last batch held the samples "
-            f"{batch['sample'].tolist()[:8]} and others. Lower optim.lr or set optim.clip, then "
-            "resume."
-        )
-    seconds = max(time.monotonic() - window.began, 1e-9)
-    line = {
-        "step": step,
-        "loss": loss,
-        "lr": rate,
-        "grad_norm": float(norm),
-        "samples_per_second": window.samples / seconds,
-        "data_wait_share": window.waited / seconds,
-        "seconds": seconds,
-        "samples": window.samples,
-    }
-    if len(window.parts) > 1:
-        line |= {f"loss_{n}": float(torch.stack(v).mean()) for n, v in window.parts.items()}
-    return line

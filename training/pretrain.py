@@ -10,33 +10,37 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import signal
-from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import torch
 
-from pipelines.feed import Feed, open_eval, open_feed, open_heldout
+from pipelines.feed import Feed, open_heldout
+from pipelines.keys import sample_id
+from pipelines.recipe_feed import main_batch, open_recipe
 from pipelines.recipe_stream import stream_of
-from pipelines.stream import StreamConfig
 from storage.fs import Store, open_store
-from training.assemble import about_input, count_parameters, make_trainer, restore
+from training.assemble import about_input, count_parameters, make_trainer
 from training.checkpoints import list_checkpoints, read_checkpoint
-from training.features import encode, told
-from training.loop import train
-from training.probes import Features, probe_named
-from training.ranks import Place, bare, open_place, stop_on_signals, wait_for_all
+from training.flops import measured_peak, sample_flops
+from training.guard import BadStep
+from training.loop import Trainer, train
+from training.mixing import pin_snapshots
+from training.ranks import Place, open_place, stop_on_signals, wait_for_all
 from training.recipe import Recipe, make_recipe, read_recipe, recipe_fingerprint, resolve
 from training.runs import Metrics, code_version, read_metrics, read_record, write_record
-from training.session import Progress, Session, make_hooks, pick_example, sum_up
-
-MIN_QUERIES = 20
-"Fewer labelled held-out samples than this, and a probe leaves one out instead."
+from training.session import Progress, Recorder, Session, pick_example, say, sum_up
+from training.skips import note_skip, read_skips, write_skips
+from training.state import restore
 
 
 class RunError(RuntimeError):
     """A run cannot be begun or continued as asked."""
+
+
+class Stopped(KeyboardInterrupt):
+    """SIGINT or SIGTERM came, and the state was saved."""
 
 
 def pretrain(
@@ -51,6 +55,9 @@ def pretrain(
 ) -> dict[str, Any]:
     """Train by a recipe until its last step; returns the summary of the run.
 
+    Where the guard finds a bad step, the run is resumed in place from its last checkpoint, and
+    passes over that step's batch.
+
     Args:
         run: name of the run; everything it leaves lies under runs/<run>.
         resume: continue from the newest checkpoint, if there is one.
@@ -60,27 +67,51 @@ def pretrain(
 
     Raises:
         RunError: the run exists already, or was made by another recipe or from other data.
-        KeyboardInterrupt: SIGINT came; the state is saved.
+        DivergedError: more batches were bad than the recipe allows.
+        Stopped: SIGINT or SIGTERM came; the state is saved.
     """
     with open_place() as place:
         recipe, done = _begin(store, recipe, run, resume)
-        if done >= recipe.steps:
-            return _finish(store, recipe, run, place)
-        stream = stream_of(recipe)
-        opened = open_feed(
-            store,
-            stream,
-            rank=place.rank,
-            ranks=place.ranks,
-            start=done,
-            stop=recipe.steps,
-            workers=workers,
-            kind=feed,
-        )
-        try:
-            return _train(store, recipe, run, place, opened, (done, stream, progress))
-        finally:
-            opened.close()
+        while done < recipe.steps:
+            opened = open_recipe(
+                store,
+                recipe,
+                rank=place.rank,
+                ranks=place.ranks,
+                start=done,
+                stop=recipe.steps,
+                workers=workers,
+                kind=feed,
+            )
+            try:
+                done = _train(store, recipe, run, place, opened, (done, progress))
+            except BadStep as bad:
+                _note(store, recipe, run, place, opened, (bad, done))
+                recipe, done = _begin(store, recipe, run, resume=True)
+            finally:
+                opened.close()
+        return _finish(store, recipe, run, place)
+
+
+def _note(
+    store: Store, recipe: Recipe, run: str, place: Place, feed: Feed, found: tuple[BadStep, int]
+) -> None:
+    """Keep and tell which batch is passed over from now on.
+
+    Raises:
+        DivergedError: it is one too many; on all ranks.
+    """
+    bad, began = found
+    assert feed.course is not None, "a feed that trains has a course"
+    back_to = max([step for step in list_checkpoints(store, run) if step > began], default=began)
+    members = feed.course.members(bad.step)
+    skips = read_skips(store, run)
+    wait_for_all(place)
+    told = note_skip(skips, bad, members, back_to, (run, recipe.guard.most))
+    if place.first:
+        write_skips(store, run, skips)
+    wait_for_all(place)
+    say(place, told)
 
 
 def _begin(store: Store, recipe: Recipe, run: str, resume: bool) -> tuple[Recipe, int]:
@@ -96,12 +127,9 @@ def _begin(store: Store, recipe: Recipe, run: str, resume: bool) -> tuple[Recipe
         )
     if not resume:
         return recipe, 0
-    if recipe.data.snapshot is None:
-        snapshot = record["provenance"]["snapshot"]
-        values = resolve(recipe)
-        values["data"]["snapshot"] = snapshot
-        recipe = make_recipe(values)
-    if recipe_fingerprint(recipe) != record["provenance"]["recipe_fingerprint"]:
+    recipe = pin_snapshots(recipe, record["provenance"])
+    # Built again, as settings that are newer than the record have their defaults in it.
+    if recipe_fingerprint(recipe) != recipe_fingerprint(make_recipe(record["recipe"])):
         raise RunError(
             f"run {run}: was begun with {_difference(record['recipe'], resolve(recipe))}. A run "
             "keeps its recipe. "
@@ -123,19 +151,17 @@ def _difference(old: dict[str, Any], new: dict[str, Any], where: str = "") -> st
 
 def _train(
     store: Store, recipe: Recipe, run: str, place: Place, feed: Feed, plan: tuple[Any, ...]
-) -> dict[str, Any]:
-    done, stream, progress = plan
+) -> int:
+    """Take the steps that are left; returns how many are finished."""
+    done, progress = plan
     source = iter(feed)
     first = next(source)
-    about = about_input(recipe, first, feed.channels, dict(feed.stats))
+    main = main_batch(feed, first)
+    about = about_input(recipe, main, feed.channels, dict(feed.stats))
     trainer = make_trainer(recipe, about, place)
-    if done:
-        restore(trainer, read_checkpoint(store, run, device=str(place.device)))
-    pinned = recipe.data.snapshot or feed.fingerprints["snapshot"]
-    if place.first:
-        about["parameters"] = count_parameters(trainer)
-        _record_run(store, recipe, run, feed, about, pinned)
-    heldout = open_heldout(store, stream) if place.first else None
+    about["parameters"] = count_parameters(trainer)
+    provenance = _record_run(store, recipe, run, feed, about, place)
+    heldout = open_heldout(store, stream_of(recipe)) if place.first else None
     session = Session(
         store=store,
         recipe=recipe,
@@ -143,38 +169,55 @@ def _train(
         place=place,
         trainer=trainer,
         metrics=Metrics(store, run, done),
+        feed=feed,
         heldout=heldout,
-        example=pick_example(heldout, first),
-        batches_per_epoch=feed.batches_per_epoch,
+        example=pick_example(heldout, main),
+        about=provenance,
+        keys=partial(_keys, feed),
+        speed=_speed(trainer, main, recipe) if place.first else {},
     )
+    skips = {skip["step"] for skip in read_skips(store, run)}
+    if done:  # last, as opening a feed draws from the generators
+        restore(trainer, read_checkpoint(store, run, device=str(place.device)))
     with stop_on_signals(place) as stop:
-        hooks = make_hooks(session, stop, progress)
-        finished = train(trainer, chain([first], source), range(done, recipe.steps), hooks)
+        hooks = Recorder(session, stop, progress).hooks()
+        finished = train(trainer, chain([first], source), range(done, recipe.steps), hooks, skips)
     wait_for_all(place)
-    if stop.signal == signal.SIGINT:
-        raise KeyboardInterrupt(f"run {run}: saved at step {finished}; add --resume to continue")
-    return _finish(store, recipe, run, place)
+    if stop.signal and finished < recipe.steps:
+        raise Stopped(f"run {run}: saved at step {finished}; add --resume to continue")
+    return finished
+
+
+def _keys(feed: Feed, step: int) -> dict[int, str]:
+    assert feed.course is not None, "a feed that trains has a course"
+    return {sample_id(m["key"]): m["key"] for m in feed.course.members(step)}
+
+
+def _speed(trainer: Trainer, batch: dict[str, Any], recipe: Recipe) -> dict[str, float]:
+    peak = recipe.peak_flops or measured_peak(trainer.device, recipe.precision)
+    return {"flops": sample_flops(trainer, batch), "peak": peak}
 
 
 def _finish(store: Store, recipe: Recipe, run: str, place: Place) -> dict[str, Any]:
-    """Return the summary of a run; kept with it once its last step is done."""
+    """Return the summary of a run, and keep it with the run."""
     record = read_record(store, run)
     assert record is not None, "a run that took a step has a record"
     summary = sum_up(run, recipe, read_metrics(store, run), record["input"]["parameters"])
-    if place.first and summary["step"] == recipe.steps:
+    if place.first:
         write_record(store, run, "summary.json", summary)
     return summary
 
 
 def _record_run(
-    store: Store, recipe: Recipe, run: str, feed: Feed, about: dict[str, Any], pinned: int
-) -> None:
-    values = resolve(recipe)
-    values["data"]["snapshot"] = pinned
-    fixed = make_recipe(values)
+    store: Store, recipe: Recipe, run: str, feed: Feed, about: dict[str, Any], place: Place
+) -> dict[str, Any]:
+    """Return what each checkpoint is to say of code and data; the first rank of a new run writes
+    its record.
+    """
+    values = resolve(pin_snapshots(recipe, feed.fingerprints))
     provenance = {
         **feed.fingerprints,
-        "recipe_fingerprint": recipe_fingerprint(fixed),
+        "recipe_fingerprint": recipe_fingerprint(make_recipe(values)),
         "code": code_version(),
         "torch": torch.__version__,
     }
@@ -184,7 +227,7 @@ def _record_run(
             f"run {run}: read snapshot {old['provenance']['fingerprint'][:12]} before, now "
             f"{feed.fingerprints['fingerprint'][:12]}. A run keeps its data; choose another --run."
         )
-    if old is None:
+    if old is None and place.first:
         record = {
             "name": run,
             "recipe": values,
@@ -194,130 +237,7 @@ def _record_run(
             "remainder": feed.remainder,
         }
         write_record(store, run, "run.json", record)
-
-
-def evaluate(
-    store: Store,
-    run: str,
-    dataset: str,
-    *,
-    test: str | None = None,
-    probe: str = "knn",
-    untrained: bool = False,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Probe the frozen encoder of a run on labelled samples; the result is kept with the run.
-
-    Args:
-        dataset: whose samples teach the probe.
-        test: dataset whose samples are asked; None asks the held-out samples of `dataset`, or, when
-            these are fewer than 20, each sample with itself left out.
-        probe: knn or linear.
-        untrained: probe the same encoder at random initialisation too.
-
-    Raises:
-        RunError: no such run.
-        ValueError: no labels, or an unknown probe.
-    """
-    record = read_record(store, run)
-    if record is None:
-        raise RunError(f"run {run}: there is none in {store.uri}. See 'headrace ls'.")
-    measure = probe_named(probe)
-    result: dict[str, Any] = {"run": run, "probe": probe, "dataset": dataset, "test": test}
-    for name, fresh in (("accuracy", False), ("untrained_accuracy", True)):
-        if fresh and not untrained:
-            continue
-        taught, asked = _features(store, record, (dataset, test), fresh, progress)
-        result[name] = measure(taught, asked)
-        result |= {
-            "samples": len(taught[1]),
-            "queries": len((asked or taught)[1]),
-            "classes": len(set(taught[1])),
-        }
-        result["protocol"] = "train/test" if asked else "leave one out"
-    suffix = f"-{test}" if test else ""
-    write_record(store, run, f"probes/{dataset}{suffix}-{probe}.json", result)
-    return result
-
-
-def features(
-    store: Store,
-    run: str,
-    dataset: str,
-    *,
-    split: str | None = None,
-    untrained: bool = False,
-    progress: Progress | None = None,
-) -> Features:
-    """Return the mean-pooled features (n, D) of a dataset's labelled samples under a run's encoder,
-    and the labels.
-    """
-    record = read_record(store, run)
-    if record is None:
-        raise RunError(f"run {run}: there is none in {store.uri}. See 'headrace ls'.")
-    return _encode(store, record, (dataset, split), untrained, progress)
-
-
-def _features(
-    store: Store,
-    record: dict[str, Any],
-    datasets: tuple[str, str | None],
-    untrained: bool,
-    progress: Progress | None,
-) -> tuple[Features, Features | None]:
-    dataset, test = datasets
-    if test is not None:
-        pairs = [(dataset, None), (test, None)]
-        taught, asked = (_encode(store, record, pair, untrained, progress) for pair in pairs)
-        return taught, asked
-    taught = _encode(store, record, (dataset, "train"), untrained, progress)
-    asked = _encode(store, record, (dataset, "heldout"), untrained, progress, needed=False)
-    if len(asked[1]) >= MIN_QUERIES:
-        return taught, asked
-    return (
-        torch.cat([taught[0], asked[0]]) if len(asked[1]) else taught[0],
-        taught[1] + asked[1],
-    ), None
-
-
-def _encode(
-    store: Store,
-    record: dict[str, Any],
-    what: tuple[str, str | None],
-    untrained: bool,
-    progress: Progress | None,
-    needed: bool = True,
-) -> Features:
-    dataset, split = what
-    recipe = make_recipe(record["recipe"])
-    trainer = make_trainer(recipe, record["input"], Place(0, 1, torch.device("cpu")))
-    if not untrained:
-        state = read_checkpoint(store, record["name"])
-        bare(trainer.model).load_state_dict(state["model"])
-    feed = open_eval(store, eval_stream(recipe, dataset), split=split)
-    found = encode(trainer, told(feed, len(feed), progress, f"encode {dataset}"))
-    if needed and not found[1]:
-        raise ValueError(
-            f"evaluate: {dataset} has no labelled samples in {split or 'any split'}. "
-            "Ingest it with --labels parent, or with the name of a metadata column."
-        )
-    return found
-
-
-def eval_stream(recipe: Recipe, dataset: str) -> StreamConfig:
-    """Return the stream of whole samples: the centre view, no masks and no targets."""
-    return replace(
-        stream_of(recipe),
-        dataset=dataset,
-        snapshot=None,
-        view=replace(recipe.view, kind="center", flip=False),
-        targets=(),
-        columns={},
-        frozen_views=0,
-        where={},
-        batch=max(recipe.batch, 16),
-        lanes=1,
-    )
+    return provenance
 
 
 def main() -> None:

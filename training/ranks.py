@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
+from typing import Any
 
 import torch
 from torch import distributed, nn
@@ -56,6 +57,24 @@ def wait_for_all(place: Place) -> None:
     """Return when every rank has come here; what the first one wrote before is then to be read."""
     if place.ranks > 1:
         distributed.barrier()
+
+
+def mean_over_ranks(values: torch.Tensor) -> torch.Tensor:
+    """Return the mean of a tensor over all ranks of the run; of one rank the tensor itself."""
+    if not distributed.is_initialized():
+        return values
+    summed = values.clone()
+    distributed.all_reduce(summed)
+    return summed / distributed.get_world_size()
+
+
+def gather_all(value: Any, place: Place) -> list[Any]:
+    """Return the values of all ranks, in their order."""
+    if place.ranks == 1:
+        return [value]
+    found: list[Any] = [None] * place.ranks
+    distributed.all_gather_object(found, value)
+    return found
 
 
 def spread(model: nn.Module, place: Place) -> nn.Module:

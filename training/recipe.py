@@ -18,10 +18,15 @@ from preprocessing.masks import MaskConfig
 from preprocessing.targets import TargetConfig
 from preprocessing.views import ViewConfig
 from storage.fingerprint import fingerprint
+from training.combinations import check_combination
+from training.guard import GuardConfig
+from training.mixing import MixturePart, check_mixture
 from training.models.config import ModelConfig
 from training.optim_config import OptimConfig
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+UNNUMBERED = ("name", "paper", "log_every", "save_every", "heldout_every", "keep", "peak_flops")
+"Settings on which no number of a run depends."
 MODALITIES = ("image", "video", "microscopy", "satellite")
 
 
@@ -46,6 +51,10 @@ class DataConfig:
     "0 draws a new view each epoch; K uses K frozen ones, as stored targets need"
     stride: int = 1
     "of a stored clip, take every so many-th frame; flow and masks are those of that stride"
+    weight: int = 1
+    "batches of it in a cycle of the mixture"
+    mixture: tuple[MixturePart, ...] = ()
+    "further datasets whose batches come in turns with these, in the proportion of the weights"
     heldout: int = 256
     "most held-out samples that the held-out loss looks at"
 
@@ -80,11 +89,20 @@ class Recipe:
     seed: int = 0
     precision: str = "fp32"
     "fp32, bf16 or fp16 autocast"
+    compile: bool = False
+    "have torch compile the model; numbers then differ in the last digits"
+    recompute: bool = False
+    "keep no activations inside blocks, compute them again for the gradients: less memory"
+    ema: float = 0.0
+    "decay of a running average of the weights, such as 0.999; 0 keeps none"
+    guard: GuardConfig = field(default_factory=GuardConfig)
     log_every: int = 10
     save_every: int = 100
     heldout_every: int = 50
     keep: int = 3
-    "checkpoints to keep, newest first"
+    "checkpoints to keep, newest first, beside the best one"
+    peak_flops: float = 0.0
+    "of one device, in FLOPs a second, for MFU; 0 measures it"
 
     def __post_init__(self) -> None:
         for name in (
@@ -104,6 +122,8 @@ class Recipe:
             )
         if self.precision not in ("fp32", "bf16", "fp16"):
             raise ValueError(f"precision is {self.precision!r}; it must be fp32, bf16 or fp16.")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is {self.ema}; it must be 0 or more and below 1.")
         if not self.target:
             raise ValueError("target is empty; a recipe predicts at least one. Add {kind: pixels}.")
         if self.view.size % self.model.patch:
@@ -113,6 +133,8 @@ class Recipe:
                 "patches. Use "
                 f"view.size={max(self.view.size // self.model.patch, 1) * self.model.patch}."
             )
+        check_combination(self)
+        check_mixture(self)
 
 
 def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -148,7 +170,7 @@ def recipe_fingerprint(recipe: Recipe) -> str:
     not.
     """
     values = resolve(recipe)
-    for name in ("name", "paper", "log_every", "save_every", "heldout_every", "keep"):
+    for name in UNNUMBERED:
         values.pop(name)
     return fingerprint(values)
 

@@ -1,26 +1,41 @@
-"""A run while it trains: what is logged, saved, drawn and summed up."""
+"""A run while it trains: what is logged, told, saved, drawn and summed up."""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 
 from storage.fs import Store
-from training.assemble import snapshot_state
-from training.checkpoints import write_checkpoint
-from training.loop import Batch, Hooks, Trainer, heldout_loss
+from training.checkpoints import Label, write_checkpoint
+from training.heldout import look
+from training.loop import Batch, Hooks, Trainer, sample_losses
 from training.pictures import draw_sheet
-from training.ranks import Place, StopFlag, bare
+from training.ranks import Place, StopFlag, bare, gather_all
 from training.recipe import Recipe
-from training.runs import Metrics
+from training.runs import Metrics, read_record, write_record
+from training.skips import note_losses
+from training.state import snapshot_state
 
 Progress = Callable[[str, int, int], None]
 FLUSH_SECONDS = 5.0
 PICTURED = 4
+
+
+class Fed(Protocol):
+    """What a feed tells beside its batches."""
+
+    batches_per_epoch: int
+    failed: dict[str, str]
+    stalls: Any
+
+    @property
+    def proofs(self) -> list[Any]:
+        """Return what each finished epoch was, as a sentence."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -33,10 +48,20 @@ class Session:
     place: Place
     trainer: Trainer
     metrics: Metrics
+    feed: Fed
     heldout: Iterable[Batch] | None
     example: Batch
     "a few samples for the pictures"
-    batches_per_epoch: int
+    about: dict[str, Any]
+    "code and data, for the records of checkpoints"
+    keys: Callable[[int], dict[int, str]]
+    "sample ids and keys of a batch"
+    probe: Callable[[Trainer], dict[str, float]] = lambda trainer: {}
+    "figures on labelled samples, at each evaluation"
+    spare: frozenset[int] = frozenset()
+    "steps whose checkpoint is kept"
+    speed: dict[str, float] = field(default_factory=dict)
+    "FLOPs a sample, and the peak of one device in FLOPs a second"
 
 
 def pick_example(heldout: Iterable[Batch] | None, first: Batch) -> Batch:
@@ -45,48 +70,107 @@ def pick_example(heldout: Iterable[Batch] | None, first: Batch) -> Batch:
     return {n: v[:PICTURED] if isinstance(v, torch.Tensor | list) else v for n, v in batch.items()}
 
 
-def make_hooks(session: Session, stop: StopFlag, progress: Progress | None) -> Hooks:
-    """Return what happens beside the steps of a session; only the first rank writes."""
-    recipe, metrics = session.recipe, session.metrics
-    flushed = time.monotonic()
+def say(place: Place, text: str) -> None:
+    """Print a line to standard error, once for all ranks."""
+    if place.first:
+        print(text, file=sys.stderr, flush=True)
 
-    def log(line: dict[str, Any]) -> None:
-        nonlocal flushed
+
+class Recorder:
+    """The hooks of a session; only the first rank writes."""
+
+    def __init__(self, session: Session, stop: StopFlag, progress: Progress | None) -> None:
+        self.session, self.stop, self.progress = session, stop, progress
+        self.flushed = time.monotonic()
+        self.evaluated: tuple[int, float | None] = (0, None)
+        self.proven = 0
+
+    def hooks(self) -> Hooks:
+        """Return them as the loop takes them."""
+        recipe = self.session.recipe
+        return Hooks(
+            log=self.log,
+            save=self.save,
+            evaluate=self.evaluate,
+            tick=self.tick,
+            skipped=self.skipped,
+            log_every=recipe.log_every,
+            save_every=recipe.save_every,
+            heldout_every=recipe.heldout_every,
+        )
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Add a line; what is counted on one rank is scaled to all."""
+        session = self.session
+        if "samples_per_second" in line and session.speed:
+            achieved = line["samples_per_second"] * session.speed["flops"]
+            line["mfu"] = achieved / session.speed["peak"]
         for name in {"samples", "samples_per_second"} & set(line):
             line[name] *= session.place.ranks
-        line["epoch"] = round(line["step"] / session.batches_per_epoch, 4)
-        metrics.add(line)
-        if session.place.first and time.monotonic() - flushed > FLUSH_SECONDS:
-            metrics.flush()
-            flushed = time.monotonic()
+        line["epoch"] = round(line["step"] / session.feed.batches_per_epoch, 4)
+        if "heldout_loss" in line:
+            self.evaluated = line["step"], line["heldout_loss"]
+        session.metrics.add(line)
+        if session.place.first and time.monotonic() - self.flushed > FLUSH_SECONDS:
+            session.metrics.flush()
+            self.flushed = time.monotonic()
 
-    def save(step: int) -> None:
+    def save(self, step: int) -> None:
+        """Write log, pictures and checkpoint."""
+        session = self.session
         if not session.place.first:
             return
-        metrics.flush()
+        if step == session.recipe.steps:
+            stalls = session.feed.stalls.summary()
+            session.metrics.add({"step": step, "feed": stalls})
+            say(session.place, f"{session.run}: {stalls['advice']}")
+        session.metrics.flush()
         _draw(session, step)
+        self._keep_failures()
+        looked, loss = self.evaluated
+        label = Label(
+            heldout_loss=loss if looked == step else None,
+            about={**session.about, "batches": [0, step]},
+        )
         state = snapshot_state(session.trainer, step)
-        write_checkpoint(session.store, session.run, step, state, recipe.keep)
+        keep = session.recipe.keep
+        write_checkpoint(session.store, session.run, step, state, keep, label, session.spare)
 
-    def heldout() -> float | None:
-        if session.heldout is None or not recipe.data.heldout:
-            return None
-        return heldout_loss(_alone(session.trainer), session.heldout, recipe.data.heldout)
+    def evaluate(self) -> dict[str, Any]:
+        """Return the figures of the held-out samples and of the probe; none on other ranks."""
+        session, wanted = self.session, self.session.recipe.data.heldout
+        if session.heldout is None or not session.place.first:
+            return {}
+        alone = _alone(session.trainer)
+        return {**(look(alone, session.heldout, wanted) if wanted else {}), **session.probe(alone)}
 
-    def tick(step: int) -> bool:
-        if progress is not None:
-            progress(f"pretrain {session.run}", step, recipe.steps)
-        return bool(stop)
+    def tick(self, step: int) -> bool:
+        """Tell the progress and what epochs have ended; say whether to stop."""
+        session = self.session
+        for proof in session.feed.proofs[self.proven :]:
+            self.proven += 1
+            session.metrics.add({"step": step, "epoch_proof": str(proof)})
+            say(session.place, f"{session.run}: {proof}")
+        if self.progress is not None:
+            self.progress(f"pretrain {session.run}", step, session.recipe.steps)
+        return bool(self.stop)
 
-    return Hooks(
-        log=log,
-        save=save,
-        heldout=heldout,
-        tick=tick,
-        log_every=recipe.log_every,
-        save_every=recipe.save_every,
-        heldout_every=recipe.heldout_every,
-    )
+    def skipped(self, step: int, batch: Batch) -> None:
+        """Note how bad each sample of a batch is that is passed over."""
+        session = self.session
+        shares = gather_all(sample_losses(_alone(session.trainer), batch), session.place)
+        keys = session.keys(step)
+        losses = {keys[i]: loss for share in shares for i, loss in share if i in keys}
+        session.metrics.add({"step": step + 1, "skipped": 1})
+        if session.place.first:
+            note_losses(session.store, session.run, step, losses)
+
+    def _keep_failures(self) -> None:
+        """Keep which samples could not be read and were replaced, of all parts of the run."""
+        session = self.session
+        if session.feed.failed:
+            before = read_record(session.store, session.run, "failed.json") or {}
+            write_record(session.store, session.run, "failed.json", before | session.feed.failed)
 
 
 def _alone(trainer: Trainer) -> Trainer:
@@ -104,21 +188,29 @@ def sum_up(
 ) -> dict[str, Any]:
     """Return the summary of a run from the lines of its log."""
     steps = [line for line in lines if "loss" in line]
-    heldout = [line["heldout_loss"] for line in lines if "heldout_loss" in line]
-    seconds = sum(line["seconds"] for line in steps)
-    waited = sum(line["data_wait_share"] * line["seconds"] for line in steps)
-    samples = sum(line["samples"] for line in steps)
+    looks = [line for line in lines if "heldout_loss" in line]
+    timed = [line for line in lines if "seconds" in line]
+    seconds = sum(line["seconds"] for line in timed)
+    waited = sum(line["data_wait_share"] * line["seconds"] for line in timed)
+    samples = sum(line["samples"] for line in timed)
+    signs = ("effective_rank", "token_variance", "dead_dimensions", "knn_accuracy")
     return {
         "run": run,
         "recipe": recipe.name,
         "step": lines[-1]["step"],
         "steps": recipe.steps,
-        "first_loss": steps[0]["loss"],
-        "loss": steps[-1]["loss"],
-        "first_heldout_loss": heldout[0] if heldout else None,
-        "heldout_loss": heldout[-1] if heldout else None,
+        "first_loss": steps[0]["loss"] if steps else None,
+        "loss": steps[-1]["loss"] if steps else None,
+        "first_heldout_loss": looks[0]["heldout_loss"] if looks else None,
+        "heldout_loss": looks[-1]["heldout_loss"] if looks else None,
+        "best_heldout_loss": min((line["heldout_loss"] for line in looks), default=None),
+        **{name: looks[-1][name] for name in signs if looks and name in looks[-1]},
         "samples_per_second": samples / seconds,
         "data_wait_share": waited / seconds,
+        "mfu": timed[-1].get("mfu"),
         "seconds": seconds,
+        "epochs_proven": sum("epoch_proof" in line for line in lines),
+        "data_advice": next((x["feed"]["advice"] for x in lines[::-1] if "feed" in x), None),
+        "skipped": sum("skipped" in line for line in lines),
         "parameters": parameters,
     }

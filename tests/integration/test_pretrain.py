@@ -19,7 +19,8 @@ from pipelines.ingest_spec import IngestSpec
 from storage.fs import Store, open_store
 from training import pretrain as entry
 from training.checkpoints import list_checkpoints, read_checkpoint
-from training.pretrain import RunError, evaluate, pretrain
+from training.evaluate import evaluate
+from training.pretrain import RunError, pretrain
 from training.recipe import Recipe, read_recipe
 
 WORDS = [
@@ -78,7 +79,7 @@ def test_killed_and_resumed_is_as_never_stopped(
     assert resumed["loss"] == whole["loss"]
     assert resumed["heldout_loss"] == whole["heldout_loss"]
     lines = [json.loads(line) for line in store.read("runs/halves/metrics.jsonl").splitlines()]
-    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_finished_run_is_not_trained_again(

@@ -61,8 +61,9 @@ def hooks() -> Callable[..., Hooks]:
         calls: dict[str, Any] = {
             "log": kept.append,
             "save": lambda step: None,
-            "heldout": lambda: None,
+            "evaluate": dict,
             "tick": lambda step: False,
+            "skipped": lambda step, batch: None,
             "log_every": 2,
             "save_every": 100,
             "heldout_every": 100,

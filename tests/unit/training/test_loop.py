@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from training.assemble import restore, snapshot_state
-from training.loop import Batch, DivergedError, Hooks, Trainer, heldout_loss, take_step, train
+from training.guard import BadStep, Guard, GuardConfig
+from training.heldout import look
+from training.loop import Batch, Hooks, Trainer, sample_losses, take_step, train
+from training.state import restore, snapshot_state
 
 Make = Callable[[], Trainer]
 Serve = Callable[[int, int], Iterator[Batch]]
@@ -69,7 +71,8 @@ def test_heldout_joins_the_line_of_its_step(
     trainer: Make, batches: Serve, hooks: MakeHooks
 ) -> None:
     lines: list[dict[str, Any]] = []
-    given = hooks(lines, heldout=lambda: 0.5, heldout_every=2, log_every=4)
+    figures = {"heldout_loss": 0.5}
+    given = hooks(lines, evaluate=lambda: figures, heldout_every=2, log_every=4)
     train(trainer(), batches(0, 4), range(0, 4), given)
     assert [(line["step"], line.get("heldout_loss")) for line in lines] == [
         (1, None),
@@ -78,11 +81,12 @@ def test_heldout_joins_the_line_of_its_step(
     ]
 
 
-def test_heldout_loss_is_the_same_each_time(trainer: Make, batches: Serve) -> None:
+def test_heldout_figures_are_the_same_each_time(trainer: Make, batches: Serve) -> None:
     made = trainer()
-    first = heldout_loss(made, batches(0, 3), samples=24)
-    assert first == heldout_loss(made, batches(0, 3), samples=24)
-    assert heldout_loss(made, [], samples=24) is None
+    first = look(made, batches(0, 3), samples=24)
+    assert first == look(made, batches(0, 3), samples=24)
+    assert first["heldout_loss"] > 0
+    assert look(made, [], samples=24) == {}
 
 
 def test_asked_to_stop_it_saves_and_returns(
@@ -94,13 +98,61 @@ def test_asked_to_stop_it_saves_and_returns(
     assert saved == [3]
 
 
-def test_a_loss_that_is_no_number_names_the_samples(
+def test_a_loss_that_is_no_number_is_a_bad_step(
     trainer: Make, batches: Serve, hooks: MakeHooks
 ) -> None:
     made = trainer()
     made.rate = lambda step: float("nan")
-    with pytest.raises(DivergedError, match=r"step 2: the loss is nan.*samples \[8, 9"):
+    with pytest.raises(BadStep, match="step 2: the loss is nan"):
         train(made, batches(0, 8), range(0, 8), hooks())
+
+
+def test_a_bad_step_is_named_however_late_its_figures_are_read(
+    trainer: Make, batches: Serve
+) -> None:
+    made = trainer()
+    for step, batch in enumerate(batches(0, 4)):
+        made.rate = lambda step: 1e-3
+        figures = take_step(made, batch)
+        if step == 1:
+            figures["grad_norm"] = torch.tensor(float("inf"))
+        made.window.add(step, figures, 8)
+    with pytest.raises(BadStep) as found:
+        made.window.settle(made.guard, scaled=False)
+    assert found.value.step == 1
+
+
+def test_a_spike_is_a_bad_step_once_enough_is_known() -> None:
+    guard = Guard(GuardConfig(spike=3.0, window=4))
+    for step, loss in enumerate((1.0, 9.0, 1.0, 1.0)):
+        guard.judge(step, loss, 1.0)
+    guard.judge(4, 2.9, 1.0)
+    with pytest.raises(BadStep, match=r"step 6: the loss is 8, 4\.1 times the usual 1\.95"):
+        guard.judge(5, 8.0, 1.0)
+    Guard(GuardConfig(window=1)).judge(0, 1e9, 1.0)
+
+
+def test_a_step_that_is_passed_over_changes_nothing(
+    trainer: Make, batches: Serve, hooks: MakeHooks
+) -> None:
+    told: list[tuple[int, int]] = []
+    given = hooks(skipped=lambda step, batch: told.append((step, int(batch["sample"][0]))))
+    passed, never = trainer(), trainer()
+    train(passed, batches(0, 4), range(0, 4), given, skip={1, 2})
+    rates = [passed.rate(step) for step in (0, 3)]
+    never.rate = lambda step: rates[step]
+    train(never, [*batches(0, 1), *batches(3, 4)], range(0, 2), hooks())
+    assert same(passed, never)
+    assert told == [(1, 8), (2, 16)]
+
+
+def test_each_sample_of_a_batch_has_its_own_loss(trainer: Make, batches: Serve) -> None:
+    made = trainer()
+    batch = next(batches(0, 1))
+    losses = dict(sample_losses(made, batch))
+    assert list(losses) == list(range(8))
+    figures = take_step(made, batch)
+    assert sum(losses.values()) / 8 == pytest.approx(float(figures["loss"]), rel=1e-5)
 
 
 def test_a_feed_that_ends_early_is_an_error(

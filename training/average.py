@@ -1,0 +1,28 @@
+"""A running average of the weights: decay * average + (1 - decay) * weights after every step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Average:
+    """The exponential moving average of what a model learns, in float32."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self._learned = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.values: dict[str, Tensor] = {
+            name: parameter.detach().clone().float() for name, parameter in self._learned.items()
+        }
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights as they are now."""
+        new = [parameter.detach().float() for parameter in self._learned.values()]
+        torch._foreach_lerp_(list(self.values.values()), new, 1 - self.decay)
+
+    def load(self, values: dict[str, Tensor]) -> None:
+        """Take over the average of a checkpoint."""
+        for name, value in self.values.items():
+            value.copy_(values[name])
