@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -13,11 +13,15 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipelines.processes import ATTEMPTS, died
+from pipelines.ray_code import code_hash, refuse_other_code, shipped
 from pipelines.worker import traced
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+FIRST_TASK_SECONDS = 300.0
+"Deadline of the first task, which shows that there is room, and that workers have our code."
 OBJECT_STORE_BYTES = 512 * 2**20
+_STARTED_HERE: set[str] = set()
 
 
 def start_ray(address: str = "", cpus: int | None = None) -> None:
@@ -35,7 +39,12 @@ def start_ray(address: str = "", cpus: int | None = None) -> None:
     address = address or os.environ.get("RAY_ADDRESS", "")
     try:
         if address:
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            ray.init(
+                address=address,
+                log_to_driver=False,
+                logging_level="ERROR",
+                runtime_env=shipped(),
+            )
         else:
             ray.init(
                 # Without a word on it, Ray would join whatever cluster it finds on this machine.
@@ -46,6 +55,7 @@ def start_ray(address: str = "", cpus: int | None = None) -> None:
                 logging_level="ERROR",
                 object_store_memory=OBJECT_STORE_BYTES,
             )
+            _STARTED_HERE.add(ray.get_runtime_context().gcs_address)
     except (ConnectionError, RuntimeError) as error:
         raise ConnectionError(
             f"Ray at {address or 'this machine'}: did not start or answer ({error}). "
@@ -53,25 +63,35 @@ def start_ray(address: str = "", cpus: int | None = None) -> None:
         ) from error
 
 
+def code_wanted() -> str:
+    """Return the hash of the code that workers must run; empty where this process started Ray, so
+    that they have no other."""
+    return "" if ray.get_runtime_context().gcs_address in _STARTED_HERE else code_hash()
+
+
 def run_on_ray(
     function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, address: str = ""
 ) -> Iterator[tuple[int, Result, int]]:
     """Yield (index, result, process id) as Ray tasks end; at most `workers` tasks are in flight.
 
-    A task lost with its worker is retried by Ray. An error of the function itself is raised here
-    as it was.
+    A task lost with its worker or its node is retried by Ray. An error of the function itself is
+    raised here as it was.
 
     Raises:
         WorkerDiedError: the process of a job died each time, or its node was lost.
+        TimeoutError: no task could begin.
+        OtherCodeError: workers run other code than this process.
     """
     start_ray(address, cpus=max(workers, 2))
-    task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(traced)
+    task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_run)
+    wait_for_room(task, FIRST_TASK_SECONDS)
+    code = code_wanted()
     waiting = {}
     following = iter(enumerate(jobs))
     try:
         while True:
             while len(waiting) < workers and (item := next(following, None)) is not None:
-                waiting[task.remote(function, item[1])] = item
+                waiting[task.remote(code, function, item[1])] = item
             if not waiting:
                 return
             done, _ = ray.wait(list(waiting), num_returns=1)
@@ -79,10 +99,53 @@ def run_on_ray(
             try:
                 result, process = ray.get(done[0])
             except RayTaskError as error:
-                raise error.as_instanceof_cause() from None
+                raise cause(error) from None
             except RayError as error:
                 raise died(function, index, job) from error
             yield index, result, process
     finally:
         for reference in waiting:
             ray.cancel(reference)
+
+
+def _run(code: str, function: Callable[[Job], Result], job: Job) -> tuple[Result, int]:
+    refuse_other_code(code)
+    return traced(function, job)
+
+
+def wait_for_room(task: Any, seconds: float) -> None:
+    """Run nothing as a task: that shows that tasks can begin, and that workers have our code.
+
+    Raises:
+        TimeoutError: it did not begin in time.
+        OtherCodeError: the worker runs other code.
+    """
+    first = task.remote(code_wanted(), str, "")
+    done, _ = ray.wait([first], timeout=seconds)
+    if not done:
+        ray.cancel(first)
+        raise TimeoutError(f"ray: no task began in {seconds:g} s. {told_room()}")
+    try:
+        ray.get(first)
+    except RayTaskError as error:
+        raise cause(error) from None
+
+
+def cause(error: RayTaskError) -> Exception:
+    """Return what a task raised, as it was."""
+    found = error.cause
+    return found if isinstance(found, Exception) else error
+
+
+def told_room() -> str:
+    """Say what of the cluster's CPUs is free, and what to do where that is too little."""
+    free, cpus = ray.available_resources().get("CPU", 0.0), cluster_cpus()
+    return (
+        f"{free:g} of the cluster's {cpus:g} CPUs are free. Free some ('ray status' shows who "
+        "holds them), or work without the cluster: --direct, or --feed local."
+    )
+
+
+def cluster_cpus() -> float:
+    """Return the number of CPUs of the cluster, free or not."""
+    return float(ray.cluster_resources().get("CPU", 0.0))

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 import ray
 
-from pipelines.ray_feed import Ahead
 from pipelines.ray_jobs import start_ray
+from pipelines.ray_pool import Ahead
 from storage.fs import Store
 from tests.integration.feed_sets import WAYS, all_ranks, make_store, open_way, same
 
