@@ -31,6 +31,7 @@ from pipelines.stream import StreamConfig
 from pipelines.worker import one_thread, use_one_thread
 from preprocessing.masks import MaskConfig
 from preprocessing.statistics import ByChannels, apart_from_json, merge_apart, most_common
+from storage.fingerprint import fingerprint
 from storage.fs import Store
 from storage.snapshots import Snapshot
 
@@ -320,8 +321,11 @@ def open_mixture(
         "failures": streams[0].failures,
     }
     if len(parts) > 1:
+        told = [part["fingerprints"] for part in parts]
         about["fingerprints"] = {
-            "mixture": [part["fingerprints"] for part in parts],
+            **told[0],
+            "fingerprint": fingerprint([part["fingerprint"] for part in told]),
+            "mixture": told,
             "weights": list(weights),
         }
     every = [shard for _, rows, _ in opened for shard in rows]

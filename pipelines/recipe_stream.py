@@ -5,6 +5,7 @@ Without torch: columns are derived where nothing is trained.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from pipelines.order import default_lanes
@@ -32,4 +33,26 @@ def stream_of(recipe: Any) -> StreamConfig:
         groups=recipe.model.groups,
         columns=recipe.data.columns,
         stride=recipe.data.stride,
+    )
+
+
+def streams_of(recipe: Any) -> list[StreamConfig]:
+    """Return the streams that a recipe trains on: the first, then those of its mixture."""
+    first = stream_of(recipe)
+    return [first, *(_part(first, part) for part in recipe.data.mixture)]
+
+
+def _part(first: StreamConfig, part: Any) -> StreamConfig:
+    batch = part.batch or first.batch
+    return replace(
+        first,
+        dataset=part.dataset,
+        snapshot=part.snapshot,
+        samples=0,
+        where=part.where,
+        view=part.view or first.view,
+        mask=part.mask or first.mask,
+        batch=batch,
+        lanes=default_lanes(batch),
+        columns={} if part.modality == "image" else first.columns,
     )

@@ -47,7 +47,8 @@ def unpatchify(values: Tensor, layout: PixelLayout, shape: Sequence[int]) -> Ten
     `patchify`.
     """
     b, channels = shape[:2]
-    frames = 1 if len(shape) == 4 else (len(layout.frames) or shape[2])
+    u = 1 if layout.frames else layout.tubelet
+    frames = u if len(shape) == 4 else (len(layout.frames) or shape[2])
     h, w = shape[-2] // layout.patch, shape[-1] // layout.patch
     if layout.groups:
         flat = PixelLayout(patch=layout.patch, channels_last=layout.channels_last)
@@ -56,7 +57,6 @@ def unpatchify(values: Tensor, layout: PixelLayout, shape: Sequence[int]) -> Ten
             part = values[:, number * h * w : (number + 1) * h * w, : flat.width(len(group))]
             pixels[:, list(group)] = unpatchify(part, flat, (b, len(group), *shape[-2:]))
         return pixels
-    u = 1 if layout.frames or len(shape) == 4 else layout.tubelet
     p = layout.patch
     if layout.channels_last:
         x = values.reshape(b, frames // u, h, w, u, p, p, channels).permute(0, 7, 1, 4, 2, 5, 3, 6)

@@ -76,7 +76,7 @@ def dataset(store: Path, name: str) -> str:
 def run_recipe(store: Path, name: str, steps: int) -> None:
     """Train, lose the second half, resume, probe: what every small recipe must bear."""
     recipe = read_recipe(name)
-    data = dataset(store, recipe.data.dataset)
+    data, *_ = (dataset(store, part.dataset) for part in (recipe.data, *recipe.data.mixture))
     if needed_columns(name, data, []):
         headrace("derive", data, "--for", name, store=store)
     words = (name, f"steps={steps}", f"save_every={steps // 2}", "log_every=2", "--run", name)
@@ -117,6 +117,7 @@ PAPERS = {
     "videomae": (94_210_944, 86_227_200),
     "mgmae": (94_210_944, 86_227_200),
     "mgm": (94_210_944, 86_227_200),
+    "mixed": (94_210_944, 86_227_200),
     "crossmae": (None, 85_645_824),  # MAE's encoder without its last norm
     "mae_st": (None, 304_096_256),  # MAE's encoder, tubelets and learned positions
     "videomae2": (None, 1_011_610_752),  # ViT-g: "1 billion"

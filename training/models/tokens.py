@@ -22,11 +22,11 @@ def place_tokens(tokens: Tensor, ids: Tensor, filler: Tensor, length: int) -> Te
 
 
 def cut_patches(pixels: Tensor, patch: int, tubelet: int = 1) -> Tensor:
-    """Return (B, t, h, w, C, u, p, p) of clips (B, C, T, H, W), or (B, 1, h, w, C, 1, p, p) of
-    images.
+    """Return (B, t, h, w, C, u, p, p) of clips (B, C, T, H, W), or with t = 1 of images: an image
+    is a clip of one tubelet that stands still.
     """
     if pixels.ndim == 4:
-        pixels = pixels.unsqueeze(2)
+        pixels = pixels.unsqueeze(2).expand(-1, -1, tubelet, -1, -1)
     b, c, frames, height, width = pixels.shape
     if frames % tubelet or height % patch or width % patch:
         raise ValueError(

@@ -37,9 +37,11 @@ class VideoEncoder(nn.Module):
         self.register_buffer("places", sinusoid(config.width, tokens)[None], persistent=False)
 
     def forward(self, pixels: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Return (B, K, D) of the visible tokens (None: all) of clips (B, C, T, H, W)."""
-        places = self.places if visible is None else take_tokens(self.places, visible)
-        x = self.patch_embed(pixels, visible) + places
+        """Return (B, K, D) of the visible tokens (None: all) of (B, C, [T,] H, W)."""
+        x = self.patch_embed(pixels, visible)
+        # An image has the places of a clip's first tubelet.
+        first = self.places[:, : x.shape[1]]
+        x = x + (first if visible is None else take_tokens(self.places, visible))
         return self.norm(run_blocks(self.blocks, x))
 
 
