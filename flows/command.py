@@ -9,7 +9,14 @@ from typing import Annotated
 
 import typer
 
-from flows import column_commands, doctor, export_command, ingest_commands, store_commands
+from flows import (
+    column_commands,
+    doctor,
+    export_command,
+    ingest_commands,
+    plan_commands,
+    store_commands,
+)
 from flows.arguments import (
     Direct,
     Json,
@@ -110,6 +117,7 @@ app.command(epilog=store_commands.VERIFY_EXAMPLE)(store_commands.verify)
 app.command("gc", epilog=store_commands.GC_EXAMPLE)(store_commands.collect_garbage)
 app.command("ls", epilog=store_commands.LS_EXAMPLE)(store_commands.list_catalog)
 app.command(epilog=doctor.EXAMPLE)(doctor.doctor)
+app.command(epilog=plan_commands.STUDY_EXAMPLE)(plan_commands.study)
 
 
 @app.command(epilog="Example: headrace report photos --output photos.html")

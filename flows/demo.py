@@ -6,17 +6,16 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from flows.command_text import derive_line, ingest_text
 from flows.listing import text_table
+from flows.once import Stages, probe_once, train_once
 from flows.options import say
 from storage.fs import Store, open_store
 
-Stages = dict[str, Callable[..., dict[str, Any]]]
 RAW_NOTE = "raw inputs of 'headrace demo'; they can be removed with the store"
 
 
@@ -150,8 +149,8 @@ def _chapter(
             worked += sum(bool(about["computed"]) for about in derived.values())
             for name, about in derived.items():
                 say(derive_line(dataset, name, about))
-    summary, trained = _trained(place, chapter.recipe, overrides, run, stages)
-    probe, probed = _probed(place, run, dataset, stages)
+    summary, trained = train_once(place, chapter.recipe, overrides, run, stages)
+    probe, probed = probe_once(place, run, dataset, stages)
     described = describe_dataset(place, dataset)
     row = (
         modality,
@@ -165,22 +164,3 @@ def _chapter(
         f"{probe['accuracy']:.1%}",
     )
     return row, worked + trained + probed
-
-
-def _trained(
-    place: Store, recipe: str, overrides: list[str], run: str, stages: Stages
-) -> tuple[dict[str, Any], int]:
-    path = f"runs/{run}/summary.json"
-    if place.exists(path):
-        say(f"{run}: trained already")
-        return json.loads(place.read(path)), 0
-    resume = place.exists(f"runs/{run}/run.json")
-    stages["pretrain"](place.uri, recipe, overrides, run, resume=resume)
-    return json.loads(place.read(path)), 1
-
-
-def _probed(place: Store, run: str, dataset: str, stages: Stages) -> tuple[dict[str, Any], int]:
-    path = f"runs/{run}/probes/{dataset}-knn.json"
-    if place.exists(path):
-        return json.loads(place.read(path)), 0
-    return stages["evaluate"](place.uri, run, dataset, untrained=True), 1

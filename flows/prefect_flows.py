@@ -8,6 +8,7 @@ in the environment stays.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 for _name, _value in {
@@ -27,6 +28,8 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from flows import stages
+from flows.study import run_study
+from flows.study_plan import StudyPlan
 
 TRANSIENT = (ConnectionError, TimeoutError)
 
@@ -140,6 +143,16 @@ def export(
     """A run's weights as other libraries load them."""
     report: dict[str, Any] = _export(store, run, to, output, step, decoder, overwrite)
     create_markdown_artifact(key=_key("export", run), markdown=_list(report))
+    return report
+
+
+@flow(name="study", log_prints=False)
+def study(store: str, plan: StudyPlan, executor: dict[str, Any], output: str) -> dict[str, Any]:
+    """A comparison of recipes on one dataset. Safe to run again: it does what is missing."""
+    stages = {"ingest": ingest, "derive": derive, "pretrain": pretrain, "evaluate": evaluate}
+    report = run_study(store, plan, stages, executor, Path(output))
+    rows = [{name: row[name] for name in ("run", "loss", "reused")} for row in report["runs"]]
+    create_table_artifact(key=_key("study", plan.name), table=rows, description="Runs compared")
     return report
 
 

@@ -188,6 +188,8 @@ class ReportData:
     title: str
     subtitle: str = ""
     summary: Table | None = None
+    charts: tuple[Chart, ...] = ()
+    "curves of several runs over common axes"
     datasets: tuple[DatasetSection, ...] = ()
     runs: tuple[RunSection, ...] = ()
     footer: str = ""
