@@ -24,4 +24,5 @@ def unpack_mask(packed: NDArray[Any], tokens: int) -> NDArray[np.bool_]:
             f"unpack_mask: {packed.shape[-1]} bytes hold up to {8 * packed.shape[-1]} tokens, the "
             f"grid has {tokens}. The masks belong to another grid; derive them again."
         )
-    return np.unpackbits(packed.astype(np.uint8), axis=-1, count=tokens).astype(np.bool_)
+    bits = np.unpackbits(packed.astype(np.uint8, copy=False), axis=-1, count=tokens)
+    return bits.view(np.bool_)

@@ -25,6 +25,18 @@ def test_arrays_come_back(dtype: str, shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(back, plain)
 
 
+@pytest.mark.parametrize("size", [0, 1, 196, 3967, 3968, 3969, 100_000])
+def test_small_members_are_raw_frames_that_any_zstd_reads(size: int) -> None:
+    array = np.full(size, 7, np.uint8)
+    data = pack_array(array)
+    assert (len(data) == size + 140) == (size <= 4096 - 128)  # .npy has 128 bytes before values
+    np.testing.assert_array_equal(unpack_array(data), array)
+    np.testing.assert_array_equal(unpack_array(zipped(array)), array)
+    assert imagecodecs.zstd_decode(data)[-size:] == array.tobytes() or not size
+    with pytest.raises(ValueError):
+        unpack_array(data[:-1])
+
+
 def zipped(array: np.ndarray, **how: bool) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, **how)
