@@ -38,7 +38,12 @@ from preprocessing.mask_random import Grid
 from preprocessing.masks import decoded_tokens, make_mask
 from preprocessing.payloads import decode_payload
 from preprocessing.randomness import generator
-from preprocessing.targets import TargetConfig, patch_values, target_from_pixels
+from preprocessing.targets import (
+    TargetConfig,
+    label_target,
+    patch_values,
+    target_from_pixels,
+)
 from preprocessing.views import View, apply_view, draw_view
 from storage.fs import Store
 from storage.shards import ShardError, ShardReader
@@ -320,6 +325,8 @@ class BatchBuilder:
 
     def _target(self, target: TargetConfig, seen: Seen, derived: Arrays) -> NDArray[np.float32]:
         """Return one target (N, P), read from its column or made on the spot."""
+        if target.kind == "label":
+            return label_target(seen.fields["label"], self.stream.classes)
         first, patch = channels_first(seen.fields["ext"]), self.stream.patch
         stored = derived[target.kind] if target.source == "column" else None
         if target.kind == "ndi":

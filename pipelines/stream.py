@@ -15,7 +15,7 @@ from preprocessing.targets import TargetConfig
 from preprocessing.views import ViewConfig
 from storage.columns import ColumnSpec
 
-STREAM_TARGETS = ("hog", "hog_scales", "ndi", "features")
+STREAM_TARGETS = ("hog", "hog_scales", "ndi", "features", "label")
 "Targets that the stream makes or reads; pixels the objective takes from the pixels."
 COLUMN_ONLY = ("features",)
 "Targets that are never made in the stream."
@@ -55,6 +55,8 @@ class StreamConfig:
     "of a stored clip, take every so many-th frame"
     where: dict[str, Any] = field(default_factory=dict)
     "conditions on the samples that are taken; see `pipelines.filters`"
+    classes: tuple[str, ...] = ()
+    "labels by their number, where they are a target"
     failures: int = 0
     """samples that may fail while training (a checksum, a decoder), each replaced by a substitute
     that seed, epoch and sample fix; one more ends the run"""

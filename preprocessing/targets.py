@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from preprocessing.hog import hog_targets
 
-KINDS = ("pixels", "hog", "hog_scales", "ndi", "features")
+KINDS = ("pixels", "hog", "hog_scales", "ndi", "features", "label")
 SCALE_SHARES = (16, 4, 1, 1)
 "hog_scales: how many histograms of each scale a token's target holds, finest first."
 _SOURCES = ("online", "column", "inputs")
@@ -51,9 +52,9 @@ class TargetConfig:
                 f"target {self.kind} has source=inputs; only hog and ndi are made from what the "
                 "network sees. Leave out source."
             )
-        if self.kind == "hog_scales" and self.source != "online":
+        if self.kind in ("hog_scales", "label") and self.source != "online":
             raise ValueError(
-                f"target hog_scales has source={self.source}; no column holds it. Use online."
+                f"target {self.kind} has source={self.source}; no column holds it. Use online."
             )
         if self.cell < 1 or not 1 <= self.bins <= 255 or self.window < 0 or self.window == 1:
             raise ValueError(
@@ -109,6 +110,11 @@ def target_from_pixels(
     return np.concatenate(
         [hog_targets(frame, patch, config.cell, config.bins, config.window) for frame in frames]
     )
+
+
+def label_target(label: str | None, classes: Sequence[str]) -> NDArray[np.float32]:
+    """Return (classes,): 1 at the label's place; all zeros for a sample without one."""
+    return np.array([name == label for name in classes], dtype=np.float32)
 
 
 def scale_targets(image: NDArray[Any], patch: int, bins: int) -> NDArray[np.float32]:

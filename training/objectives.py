@@ -163,30 +163,46 @@ class Objective:
             batch: `pixels` raw, `visible`, `decoded`, and `targets.<kind>`.
             inputs: the pixels as the network saw them.
         """
-        visible, decoded = batch["visible"], batch["decoded"]
         total: Tensor = inputs.new_zeros(())
-        parts = {}
+        parts: dict[str, Tensor] = {}
         for target in self.targets:
             predicted = predictions[target.kind].float()
-            full = self.target_values(target, batch, inputs)
-            real = None
-            if target.kind == "pixels" and self.layout.groups:
-                real = real_values(self.layout, full)[decoded]
-            wanted = take_tokens(full, decoded)
-            errors = token_errors(predicted, wanted, real)
-            if target.kind == "hog_scales":
-                errors = scale_errors(predicted, wanted)
-            part = masked_mean(errors, hidden_weights(visible, decoded, full.shape[1]))
-            parts[target.kind] = part.detach()
-            if target.fourier:
-                made = full.scatter(1, decoded[..., None].expand_as(predicted), predicted)
-                spectrum = fourier_images(
-                    *(unpatchify(x, self.layout, inputs.shape) for x in (made, full))
-                ).mean()
-                parts["fourier"] = spectrum.detach()
-                part = (1 - target.fourier) * part + target.fourier * spectrum
+            if target.kind == "label":
+                part = label_loss(predicted, batch["targets.label"])
+                parts["label"] = part.detach()
+            else:
+                part = self._tokens(target, predicted, batch, inputs, parts)
             total = total + target.weight * part
         return total, parts
+
+    def _tokens(
+        self,
+        target: TargetConfig,
+        predicted: Tensor,
+        batch: Mapping[str, Any],
+        inputs: Tensor,
+        parts: dict[str, Tensor],
+    ) -> Tensor:
+        """Return the loss of a target of tokens, and note it among the parts."""
+        visible, decoded = batch["visible"], batch["decoded"]
+        full = self.target_values(target, batch, inputs)
+        real = None
+        if target.kind == "pixels" and self.layout.groups:
+            real = real_values(self.layout, full)[decoded]
+        wanted = take_tokens(full, decoded)
+        errors = token_errors(predicted, wanted, real)
+        if target.kind == "hog_scales":
+            errors = scale_errors(predicted, wanted)
+        part = masked_mean(errors, hidden_weights(visible, decoded, full.shape[1]))
+        parts[target.kind] = part.detach()
+        if not target.fourier:
+            return part
+        made = full.scatter(1, decoded[..., None].expand_as(predicted), predicted)
+        spectrum = fourier_images(
+            *(unpatchify(x, self.layout, inputs.shape) for x in (made, full))
+        ).mean()
+        parts["fourier"] = spectrum.detach()
+        return (1 - target.fourier) * part + target.fourier * spectrum
 
     def target_values(
         self, target: TargetConfig, batch: Mapping[str, Any], inputs: Tensor
@@ -201,6 +217,17 @@ class Objective:
         if target.norm == "videomae":
             return pixel_targets(batch["pixels"].float() / 255.0, self.layout, "videomae")
         return pixel_targets(inputs, self.layout, target.norm)
+
+
+def label_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """Return the mean cross-entropy of (B, classes) over the samples that have a label.
+
+    Args:
+        wanted: (B, classes) shares that sum to 1; zeros where there is no label.
+    """
+    labelled = wanted.sum(-1)
+    errors = -(wanted * predicted.log_softmax(-1)).sum(-1)
+    return errors.sum() / labelled.sum().clamp_min(1.0)
 
 
 def token_errors(predicted: Tensor, wanted: Tensor, real: Tensor | None = None) -> Tensor:

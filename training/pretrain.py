@@ -18,16 +18,16 @@ import torch
 
 from pipelines.feed import Feed, open_heldout
 from pipelines.keys import sample_id
-from pipelines.recipe_feed import main_batch, open_recipe
-from pipelines.recipe_stream import stream_of
+from pipelines.recipe_feed import main_batch, main_stream, open_recipe
 from storage.fs import Store, open_store
 from training.assemble import about_input, count_parameters, make_trainer
 from training.checkpoints import list_checkpoints, read_checkpoint
 from training.flops import measured_peak, sample_flops
-from training.guard import BadStep
+from training.guard import BadStep, DivergedError
+from training.import_weights import load_weights
 from training.loop import Trainer, train
 from training.mixing import pin_snapshots
-from training.ranks import Place, open_place, stop_on_signals, wait_for_all
+from training.ranks import Place, bare, open_place, stop_on_signals, wait_for_all
 from training.recipe import Recipe, make_recipe, read_recipe, recipe_fingerprint, resolve
 from training.runs import Metrics, code_version, read_metrics, read_record, write_record
 from training.session import Progress, Recorder, Session, pick_example, say, sum_up
@@ -160,8 +160,10 @@ def _train(
     about = about_input(recipe, main, feed.channels, dict(feed.stats))
     trainer = make_trainer(recipe, about, place)
     about["parameters"] = count_parameters(trainer)
+    if recipe.init and not done:
+        about["init"] = _start_from(trainer, recipe.init)
     provenance = _record_run(store, recipe, run, feed, about, place)
-    heldout = open_heldout(store, stream_of(recipe)) if place.first else None
+    heldout = open_heldout(store, main_stream(feed)) if place.first else None
     session = Session(
         store=store,
         recipe=recipe,
@@ -186,6 +188,15 @@ def _train(
     if stop.signal and finished < recipe.steps:
         raise Stopped(f"run {run}: saved at step {finished}; add --resume to continue")
     return finished
+
+
+def _start_from(trainer: Trainer, path: str) -> dict[str, Any]:
+    """Give a trainer its first weights; returns what the run remembers of them."""
+    model = bare(trainer.model)
+    loaded = load_weights(model, path)
+    if trainer.average is not None:
+        trainer.average.load({n: p.detach() for n, p in model.named_parameters()})
+    return loaded.record()
 
 
 def _keys(feed: Feed, step: int) -> dict[int, str]:

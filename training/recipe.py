@@ -79,6 +79,8 @@ class Recipe:
     target: tuple[TargetConfig, ...]
     model: ModelConfig
     optim: OptimConfig
+    init: str = ""
+    "file or folder with the first weights: official, Hugging Face's, timm's or an export"
     steps: int
     batch: int
     "samples of a global batch, over all ranks and accumulation steps"

@@ -43,13 +43,15 @@ def save(store: Store) -> Callable[..., Trained]:
     """Return a maker of runs that lie in the store as trained ones do, every weight random."""
 
     def make(family: str, *words: str, channels: int = 3) -> Trained:
-        clip = family in ("videomae", "mae_st")
+        clip = family in ("videomae", "mae_st", "videomae_labels")
         values = resolve(read_recipe("videomae_tiny" if clip else "mae_tiny", [*SMALL, *words]))
         values["model"]["family"] = family
         if family == "satmae_group":
             values["model"]["groups"] = [["red"], ["green", "blue"]]
         if family == "camae":
             values["model"]["groups"] = [["red"], ["green"], ["blue"]]
+        if family == "videomae_labels":
+            values["target"] = [{"kind": "label"}]
         if family == "localmim":
             values["target"] = [{"kind": "hog_scales"}]
             values["model"]["depth"] = 4

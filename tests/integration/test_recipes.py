@@ -125,6 +125,7 @@ PAPERS = {
     "fgmae_msi": (None, 85_647_360 + 10 * 256 * 768),  # ten bands more than MAE's three
     "fgmae_sar": (None, 85_647_360 - 256 * 768),
     "satmae_group": (None, 303_099_904 + (10 * 64 - 3 * 256 + 2) * 1024),  # three embeddings
+    "satmae_time": (329_239_296, 303_099_904),
     "cell_mae": (None, 24 * (12 * 1024**2 + 9 * 1024 + 4 * 64) + (6 * 64 + 4) * 1024),
     "ca_mae": (None, 12 * (12 * 384**2 + 9 * 384 + 4 * 64) + (256 + 4) * 384),
 }
@@ -139,7 +140,7 @@ def built(name: str) -> torch.nn.Module:
     channels = len(names) or {"microscopy": 6, "satellite": 13}.get(recipe.modality, 3)
     edge = recipe.model.patch
     widths = {
-        target.kind: {"pixels": 0, "ndi": 3 * edge**2}.get(
+        target.kind: {"pixels": 0, "ndi": 3 * edge**2, "label": 400, "hog_scales": 594}.get(
             target.kind, channels * target.bins * max(edge // target.cell, 1) ** 2
         )
         for target in recipe.target

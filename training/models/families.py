@@ -15,6 +15,7 @@ from training.models.mae_st import MAEST
 from training.models.maskfeat import MaskFeat
 from training.models.micromae import MicroMAE
 from training.models.satmae import SatMAE
+from training.models.videolabels import LabelledVideo
 from training.models.videomae import VideoMAE
 
 MODELS: dict[str, type[nn.Module]] = {
@@ -23,6 +24,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "maskfeat": MaskFeat,
     "localmim": LocalMIM,
     "videomae": VideoMAE,
+    "videomae_labels": LabelledVideo,
     "mae_st": MAEST,
     "micromae": MicroMAE,
     "camae": ChannelMAE,

@@ -38,11 +38,15 @@ class VideoEncoder(nn.Module):
 
     def forward(self, pixels: Tensor, visible: Tensor | None = None) -> Tensor:
         """Return (B, K, D) of the visible tokens (None: all) of (B, C, [T,] H, W)."""
+        return self.norm(self.tokens(pixels, visible))
+
+    def tokens(self, pixels: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Return the same before the last norm."""
         x = self.patch_embed(pixels, visible)
         # An image has the places of a clip's first tubelet.
         first = self.places[:, : x.shape[1]]
         x = x + (first if visible is None else take_tokens(self.places, visible))
-        return self.norm(run_blocks(self.blocks, x))
+        return run_blocks(self.blocks, x)
 
 
 class VideoDecoder(nn.Module):

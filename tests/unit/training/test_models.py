@@ -14,7 +14,7 @@ from training.objectives import patchify, pixel_targets, unpatchify
 GROUPS = ((0, 1), (2,))
 SIZES = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_depth": 1}
 VIDEO = ("videomae", "mae_st")
-PIXELS = [family for family in MODELS if family != "localmim"]
+PIXELS = [family for family in MODELS if family not in ("localmim", "videomae_labels")]
 "The families that can predict pixels."
 
 
