@@ -8,8 +8,9 @@ from typing import Any
 
 from flows.report import render_report
 from flows.report_curves import Series
-from flows.report_data import dataset_section, run_section
+from flows.report_dataset import dataset_section
 from flows.report_parts import Chart, ReportData, Table
+from flows.report_run import run_section
 from flows.study_plan import StudyPlan
 from pipelines.ledger import ledger_of
 from storage.fs import Store

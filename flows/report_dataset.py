@@ -1,0 +1,112 @@
+"""What a report shows of a dataset: books, sizes, splits, causes of rejects, columns and costs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from flows.report_parts import (
+    Books,
+    DatasetSection,
+    RejectCause,
+    Table,
+)
+from flows.report_samples import choose, column_section, thumbnails
+from pipelines.catalog import describe_dataset, open_snapshot, read_rejects
+from pipelines.ledger import ledger_of
+from preprocessing.statistics import ByChannels, apart_from_json, merge_apart, most_common
+from storage.columns import list_columns
+from storage.fs import Store
+from storage.snapshots import Snapshot
+
+THUMBNAILS, EXAMPLES = 16, 2
+
+
+def dataset_section(store: Store, name: str) -> DatasetSection:
+    """Return what a report shows of a dataset."""
+    snapshot, described = open_snapshot(store, name), describe_dataset(store, name)
+    shown = choose(store, snapshot, THUMBNAILS)
+    sizes = {column["fingerprint"]: column["bytes"] for column in described["columns"]}
+    moving = sorted(shown, key=lambda sample: -sample.row["score"])[:EXAMPLES]
+    return DatasetSection(
+        name=name,
+        **{
+            key: described[key]
+            for key in (
+                "modality",
+                "snapshot",
+                "fingerprint",
+                "parts",
+                "shards",
+                "samples",
+                "bytes",
+            )
+        },
+        books=Books(
+            **{key: described[key] for key in ("inputs", "written", "duplicates", "rejects")}
+        ),
+        reject_causes=_causes(store, name),
+        splits=described["splits"],
+        labels=_labels(snapshot),
+        statistics=_statistics(snapshot),
+        thumbnails=thumbnails(shown),
+        columns=tuple(
+            column_section(store, name, spec, sizes[spec.fingerprint], moving)
+            for spec in list_columns(store, name)
+        ),
+        ledger=_data_work(store, name),
+    )
+
+
+def _data_work(store: Store, dataset: str) -> Table | None:
+    """Return what ingest and columns cost, and what later runs did not have to spend."""
+    lines = ledger_of(store, dataset=dataset)["columns"]
+    rows = tuple(
+        (
+            f"{line['column']} {line['fingerprint'][:8]}",
+            round(line["seconds"], 2),
+            round(line["bytes"] / 2**20, 2),
+            line["runs"],
+            round(line["saved"], 2),
+        )
+        for line in lines
+    )
+    heads = ("data work", "seconds", "MiB", "runs", "seconds saved by reuse")
+    return Table(heads=heads, rows=rows) if rows else None
+
+
+def _causes(store: Store, name: str) -> tuple[RejectCause, ...]:
+    rejects = read_rejects(store, name)
+    counts = Counter(reject["reason_class"] for reject in rejects)
+    return tuple(
+        RejectCause(
+            reason=reason,
+            count=count,
+            examples=tuple(
+                (Path(r["uri"]).name, r["detail"]) for r in rejects if r["reason_class"] == reason
+            )[:3],
+        )
+        for reason, count in counts.most_common()
+    )
+
+
+def _labels(snapshot: Snapshot) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for entry in snapshot.parts:
+        total.update(entry.stats["labels"])
+    return {name: count for name, count in sorted(total.items()) if name}
+
+
+def _statistics(snapshot: Snapshot) -> Table:
+    found: ByChannels = {}
+    for entry in snapshot.parts:
+        found = merge_apart(found, apart_from_json(entry.stats["moments"]))
+    moments = most_common(found)
+    names = snapshot.settings.get("channels") or [str(c) for c in range(len(moments.mean()))]
+    deviations = [max(value, 0.0) ** 0.5 for value in moments.variance()]
+    rows = tuple(zip(names, moments.mean(), deviations, strict=False))
+    return Table(
+        heads=("channel", "mean", "standard deviation"),
+        rows=rows,
+        caption="over all valid pixels, exact",
+    )
