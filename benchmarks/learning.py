@@ -23,8 +23,9 @@ from pipelines.feed import open_eval
 from pipelines.ingest import ingest
 from pipelines.ingest_spec import IngestSpec
 from storage.fs import Store, open_store
-from training.pretrain import eval_stream, evaluate, pretrain
-from training.probes import Features, probe_named
+from training.evaluate import eval_stream, evaluate
+from training.pretrain import pretrain
+from training.probes import Features, knn_accuracy
 from training.recipe import read_recipe
 from training.runs import read_record
 
@@ -47,9 +48,8 @@ def main() -> None:
     for name, dataset in (("train", "cifar10"), ("test", "cifar10_test")):
         spec = IngestSpec(modality="image", labels="parent")
         ingest(store, [str(folder / f"{name}.tar.gz")], dataset, spec, Executor(workers=2))
-    probe = probe_named("knn")
     known, asked = (raw_pixels(store, name) for name in ("cifar10", "cifar10_test"))
-    rows = [("raw pixels", probe(known, asked), "")]
+    rows = [("raw pixels", knn_accuracy(known, asked), "")]
     for run, recipe in RECIPES.items():
         if read_record(store, run, "summary.json") is None:
             pretrain(store, read_recipe(recipe), run=run, resume=True, workers=1)

@@ -164,7 +164,7 @@ def run_evaluate(
     untrained: bool = False,
 ) -> dict[str, Any]:
     """Probe the frozen encoder of a run, beside the same encoder untrained."""
-    from training.pretrain import evaluate
+    from training.evaluate import evaluate
 
     with show_progress() as progress:
         return evaluate(

@@ -7,6 +7,9 @@ that cannot meet before 2**128 draws, however alike the numbers are.
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
@@ -22,6 +25,7 @@ PURPOSES = {
     "heldout": 8,
     "demo": 9,
     "codes": 10,
+    "probe": 11,
 }
 "What numbers are drawn for. A number, once given, is never given to another purpose."
 
@@ -48,6 +52,37 @@ def generator(seed: int, epoch: int, sample: int, purpose: str) -> np.random.Gen
     key = np.array([int(seed) & _WORD, PURPOSES[purpose]], dtype=np.uint64)
     counter = np.array([0, 0, int(epoch) & _WORD, int(sample) & _WORD], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(_Key(key), counter=counter))  # type: ignore[arg-type]
+
+
+def borrowed(seed: int, epoch: int, sample: int, purpose: str) -> np.random.Generator:
+    """Return `generator`'s numbers from a generator of this thread, in a third of its time.
+
+    It is set anew by the thread's next call for the same purpose: draw at once, and let it go.
+    """
+    kept = _borrowed.generators.get(purpose)
+    if kept is None:
+        kept = generator(seed, epoch, sample, purpose)
+        state = kept.bit_generator.state
+        numbers = state["state"]
+        _borrowed.generators[purpose] = kept
+        _borrowed.states[purpose] = state, numbers["key"], numbers["counter"]
+        return kept
+    state, key, counter = _borrowed.states[purpose]
+    key[0] = int(seed) & _WORD
+    counter[2], counter[3] = int(epoch) & _WORD, int(sample) & _WORD
+    kept.bit_generator.state = state
+    return kept
+
+
+class _Borrowed(threading.local):
+    """The generators of a thread, and the states from which they begin."""
+
+    def __init__(self) -> None:
+        self.generators: dict[str, np.random.Generator] = {}
+        self.states: dict[str, tuple[Any, NDArray[np.uint64], NDArray[np.uint64]]] = {}
+
+
+_borrowed = _Borrowed()
 
 
 class _Key(ISeedSequence):

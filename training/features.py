@@ -1,36 +1,74 @@
-"""Features of a frozen encoder: the mean of its patch tokens over whole samples."""
+"""Features of a frozen encoder over whole samples: patch tokens, or the mean of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from training.inputs import side_inputs
 from training.loop import Batch, Trainer
 from training.probes import Features
 from training.ranks import bare
 from training.session import Progress
 
+TOKEN_BYTES = 4 * 2**30
+"most memory that cached tokens may take"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Labelled samples as an encoder sees them."""
+
+    features: Features
+    keys: list[str]
+
 
 @torch.no_grad()
-def pooled(trainer: Trainer, pixels: Tensor) -> Tensor:
+def pooled(trainer: Trainer, pixels: Tensor, **beside: Tensor) -> Tensor:
     """Return the mean of the patch tokens (B, D) of whole samples, raw pixels of a feed."""
-    inputs = trainer.inputs(pixels.to(trainer.device))
-    return bare(trainer.model).features(inputs).mean(1).float().cpu()
+    return _tokens(trainer, pixels, **beside).mean(1).float().cpu()
 
 
-def encode(trainer: Trainer, batches: Iterable[Batch]) -> Features:
-    """Return the features (n, D) and labels of all labelled samples; n may be 0."""
+@torch.no_grad()
+def _tokens(trainer: Trainer, pixels: Tensor, **beside: Tensor) -> Tensor:
+    told = {name: value.to(trainer.device) for name, value in beside.items()}
+    return bare(trainer.model).features(trainer.inputs(pixels.to(trainer.device)), **told)
+
+
+def encode(trainer: Trainer, batches: Iterable[Batch], *, tokens: bool = False) -> Encoded:
+    """Return the features of all labelled samples; there may be none.
+
+    Args:
+        tokens: all patch tokens (n, N, D) in half precision, in place of their mean (n, D).
+
+    Raises:
+        ValueError: the tokens would take more than 4 GiB.
+    """
     trainer.model.eval()
     rows: list[Tensor] = []
     labels: list[str] = []
+    keys: list[str] = []
     for batch in batches:
         wanted = [i for i, label in enumerate(batch["label"]) if label]
-        if wanted:
-            rows.append(pooled(trainer, batch["pixels"][wanted]))
-            labels += [batch["label"][i] for i in wanted]
-    return torch.cat(rows) if rows else torch.zeros(0, 0), labels
+        if not wanted:
+            continue
+        pixels = batch["pixels"][wanted]
+        beside = {name: value[wanted] for name, value in side_inputs(batch).items()}
+        if tokens:
+            rows.append(_tokens(trainer, pixels, **beside).half().cpu())
+        else:
+            rows.append(pooled(trainer, pixels, **beside))
+        labels += [batch["label"][i] for i in wanted]
+        keys += [batch["key"][i] for i in wanted]
+        if tokens and sum(part.nbytes for part in rows) > TOKEN_BYTES:
+            raise ValueError(
+                f"probe: the tokens of {len(labels)} samples take more than "
+                f"{TOKEN_BYTES / 2**30:.0f} GiB. Use --probe linear, or a smaller dataset."
+            )
+    return Encoded((torch.cat(rows) if rows else torch.zeros(0, 0), labels), keys)
 
 
 def told(
