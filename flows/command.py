@@ -25,7 +25,7 @@ from flows.arguments import (
     executor_values,
     stages_by_name,
 )
-from flows.command_text import pretrain_line
+from flows.command_text import evaluate_line, pretrain_line
 from flows.options import answer, errors_for_people
 
 app = typer.Typer(
@@ -49,6 +49,7 @@ class Probe(StrEnum):
 
     knn = "knn"
     linear = "linear"
+    attentive = "attentive"
 
 
 app.command(epilog=ingest_commands.PLAN_EXAMPLE)(ingest_commands.plan)
@@ -86,7 +87,11 @@ def pretrain(
 def evaluate(
     run: Annotated[str, typer.Argument(help="the run whose encoder is tested")],
     dataset: Annotated[
-        str, typer.Option(help="labelled samples; tested leave-one-out unless --test is given")
+        str,
+        typer.Option(
+            help="labelled samples that teach the probe; without --test its held-out samples are "
+            "asked, or each group of samples in turn"
+        ),
     ],
     test: Annotated[str, typer.Option(help="another dataset to test on")] = "",
     probe: Annotated[Probe, typer.Option(help="kind of test")] = Probe.knn,
@@ -100,16 +105,7 @@ def evaluate(
         report = stages_by_name(direct)["evaluate"](
             store, run, dataset, test, probe.value, untrained
         )
-    beside = (
-        ""
-        if report.get("untrained_accuracy") is None
-        else f" (untrained {report['untrained_accuracy']:.2%})"
-    )
-    answer(
-        report,
-        as_json,
-        f"{run} on {test or dataset}: {report['probe']} accuracy {report['accuracy']:.2%}{beside}",
-    )
+    answer(report, as_json, evaluate_line(report))
 
 
 app.command(epilog=export_command.EXPORT_EXAMPLE)(export_command.export)

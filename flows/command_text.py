@@ -132,3 +132,19 @@ def gc_text(report: dict[str, Any], dry_run: bool) -> str:
     lines.append(f"{did} {report['removed']} files, {report['bytes'] / 2**20:.1f} MiB")
     lines += [f"left to its writer: {folder}" for folder in report["kept"]]
     return "\n".join(lines)
+
+
+def evaluate_line(report: dict[str, Any]) -> str:
+    """Return the one-line summary of a probe, with its 95 % interval."""
+
+    def sure(prefix: str) -> str:
+        low, high = report[f"{prefix}low"], report[f"{prefix}high"]
+        return f"{report[f'{prefix}accuracy']:.2%} (95 %: {low:.1%} to {high:.1%})"
+
+    beside = f"; untrained {sure('untrained_')}" if "untrained_low" in report else ""
+    excluded = f", {report['excluded']} left out as near copies" if report["excluded"] else ""
+    return (
+        f"{report['run']} on {report['test'] or report['dataset']}: {report['probe']} accuracy "
+        f"{sure('')}{beside}; {report['queries']} samples of {report['groups']} groups asked"
+        f"{excluded}"
+    )

@@ -29,6 +29,7 @@ from training.ranks import Place, bare
 from training.recipe import Recipe, make_recipe
 from training.runs import read_record, write_record
 from training.session import Progress
+from training.state import kept_weights
 
 MIN_QUERIES = 20
 "Fewer labelled held-out samples than this, and all samples are taught and asked in turn."
@@ -188,7 +189,7 @@ def _encode(
     trainer = make_trainer(recipe, record["input"], Place(0, 1, device))
     if not fresh:
         state = read_checkpoint(store, record["name"], device=str(device))
-        bare(trainer.model).load_state_dict({**state["model"], **state.get("average", {})})
+        bare(trainer.model).load_state_dict(kept_weights(state))
     feed = open_eval(store, eval_stream(recipe, dataset), split=split)
     batches = told(feed, len(feed), asked_for.progress, f"encode {dataset}")
     found = encode(trainer, batches, tokens=asked_for.probe in OF_TOKENS)

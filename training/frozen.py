@@ -16,6 +16,7 @@ from training.inputs import InputNorm
 from training.ranks import Place, bare
 from training.recipe import Recipe, make_recipe
 from training.runs import read_record
+from training.state import kept_weights
 
 FAMILIES = ("mae", "maskfeat", "videomae")
 "Whose encoders are plain vision transformers, with all patches as tokens."
@@ -51,7 +52,7 @@ def read_trained(store: Store, run: str, step: int | None = None) -> Trained:
     recipe = make_recipe(record["recipe"])
     trainer = make_trainer(recipe, record["input"], Place(0, 1, torch.device("cpu")))
     model = bare(trainer.model)
-    model.load_state_dict(read_checkpoint(store, run, step)["model"])
+    model.load_state_dict(kept_weights(read_checkpoint(store, run, step)))
     return Trained(
         run=run,
         step=list_checkpoints(store, run)[-1] if step is None else step,
