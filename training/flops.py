@@ -13,22 +13,26 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from training.inputs import side_inputs
 from training.loop import PRECISIONS, Batch, Trainer, to_device
 from training.ranks import bare
 
 EDGE = {"cpu": 1024, "cuda": 8192}
 "of the square matrices whose product measures the peak"
 ROUNDS = 4
+NEEDED = ("pixels", "visible", "decoded", "dates")
 
 
 @torch.no_grad()
 def sample_flops(trainer: Trainer, batch: Batch) -> float:
     """Return the FLOPs that one sample of a training step takes, attention included."""
-    one = {n: v[:1] for n, v in batch.items() if n in ("pixels", "visible", "decoded")}
+    one = {n: v[:1] for n, v in batch.items() if n in NEEDED}
     one = to_device(one, trainer.device)
     model = bare(trainer.model)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model.forward(trainer.inputs(one["pixels"]), one["visible"], one["decoded"])
+        model.forward(
+            trainer.inputs(one["pixels"]), one["visible"], one["decoded"], **side_inputs(one)
+        )
     return 3.0 * counter.get_total_flops()
 
 

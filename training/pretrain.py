@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -33,6 +34,9 @@ from training.runs import Metrics, code_version, read_metrics, read_record, writ
 from training.session import Progress, Recorder, Session, pick_example, say, sum_up
 from training.skips import note_skip, read_skips, write_skips
 from training.state import restore
+
+INTERRUPTED = 130
+"Exit code of a run that was asked to stop, and is resumable."
 
 
 class RunError(RuntimeError):
@@ -263,15 +267,21 @@ def main() -> None:
     parser.add_argument("--feed", default="local", choices=("local", "ray"))
     parser.add_argument("--workers", type=int, default=0)
     given = parser.parse_args()
-    recipe = read_recipe(given.recipe, given.settings)
-    summary = pretrain(
-        open_store(given.store),
-        recipe,
-        run=given.run or recipe.name,
-        resume=given.resume,
-        feed=given.feed,
-        workers=given.workers,
-    )
+    try:
+        recipe = read_recipe(given.recipe, given.settings)
+        summary = pretrain(
+            open_store(given.store),
+            recipe,
+            run=given.run or recipe.name,
+            resume=given.resume,
+            feed=given.feed,
+            workers=given.workers,
+        )
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except (ValueError, OSError, RunError, DivergedError) as error:
+        sys.exit(f"headrace: {error}")
     if os.environ.get("RANK", "0") == "0":
         print(json.dumps(summary))
 

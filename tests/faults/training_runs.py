@@ -79,6 +79,17 @@ def train_run(folder: Path, kind: str, run: str, kill: int, words: list[str]) ->
     pretrain(store, recipe_of(kind, words), run=run, resume=True, progress=die)
 
 
+def stop_run(folder: Path, kind: str, run: str, stop: int, number: int) -> None:
+    """Begin a run, and send its process a signal after step `stop`."""
+
+    def ask(what: str, done: int, total: int) -> None:
+        if what.startswith("pretrain") and done == stop:
+            os.kill(os.getpid(), number)
+
+    store = open_store(folder / "store")
+    pretrain(store, recipe_of(kind, []), run=run, resume=True, progress=ask)
+
+
 def on_ranks(
     ranks: int, folder: Path, kind: str, run: str, kill: int, words: list[str]
 ) -> list[int]:

@@ -86,7 +86,7 @@ def test_a_finished_run_is_not_trained_again(
     store: Store, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = pretrain(store, recipe, run="once")
-    monkeypatch.setattr(entry, "open_feed", None)
+    monkeypatch.setattr(entry, "open_recipe", None)
     assert pretrain(store, recipe, run="once", resume=True) == done
     with pytest.raises(RunError, match="Add --resume"):
         pretrain(store, recipe, run="once")
