@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from training.recipe import Recipe
 
+CLIPS = ("videomae", "mae_st", "maskfeat", "videomae_labels")
+"Families whose tokens may be tubelets of a clip."
+ONLY_CLIPS = ("videomae", "mae_st", "videomae_labels")
+NO_DECODER = ("maskfeat", "videomae_labels")
 INDEX_BANDS = "B3, B4, B8 and B11"
 
 
@@ -16,6 +20,8 @@ def check_combination(recipe: Recipe) -> None:
     Raises:
         ValueError: which settings do not fit, and what would.
     """
+    _check_family(recipe)
+    _check_parts(recipe)
     _check_groups(recipe)
     for target in recipe.target:
         if target.kind == "ndi" and recipe.model.groups:
@@ -32,6 +38,54 @@ def check_combination(recipe: Recipe) -> None:
             raise ValueError(
                 f"target ndi finds bands by name, but data.bands is empty. Name the bands that are "
                 f"read, {INDEX_BANDS} among them: data.bands=[B2,B3,B4,B8,B11]."
+            )
+
+
+def _check_family(recipe: Recipe) -> None:
+    model, family = recipe.model, recipe.model.family
+    clip = recipe.modality == "video"
+    if (clip and family not in CLIPS) or (not clip and family in ONLY_CLIPS):
+        raise ValueError(
+            f"modality is {recipe.modality}, model.family {family}; clips are for "
+            f"{', '.join(CLIPS)}, and of these only maskfeat is for anything else too. Change one "
+            "of them."
+        )
+    if model.tubelet > 1 and not clip:
+        raise ValueError(
+            f"model.tubelet is {model.tubelet}, modality is {recipe.modality}; only clips have "
+            "frames to join. Use model.tubelet=1."
+        )
+    if recipe.mask.columns and not clip:
+        raise ValueError(
+            f"mask.kind is {recipe.mask.kind}, modality is {recipe.modality}; only clips have "
+            "motion to follow. Use another mask, such as mask.kind=random."
+        )
+
+
+def _check_parts(recipe: Recipe) -> None:
+    model, family = recipe.model, recipe.model.family
+    sizes = (model.decoder_width, model.decoder_depth, model.decoder_heads)
+    if family not in NO_DECODER and min(sizes) < 1:
+        raise ValueError(
+            f"model.family {family} has a decoder, but decoder_width, decoder_depth and "
+            f"decoder_heads are {', '.join(map(str, sizes))}. Set all three, such as 512, 8, 16."
+        )
+    labelled = [target.kind for target in recipe.target] == ["label"]
+    if labelled != (family == "videomae_labels"):
+        raise ValueError(
+            f"model.family is {family}, targets are {', '.join(t.kind for t in recipe.target)}; "
+            "the target label, and it alone, is for videomae_labels. Change one of them."
+        )
+    if recipe.batch % recipe.accumulate:
+        raise ValueError(
+            f"batch is {recipe.batch}, accumulate is {recipe.accumulate}; it must divide the "
+            "batch. Change one of them."
+        )
+    for target in recipe.target:
+        if target.kind == "hog" and model.patch % target.cell:
+            raise ValueError(
+                f"target hog has cell={target.cell}, model.patch is {model.patch}; a patch must "
+                "hold whole cells. Use a cell that divides the patch."
             )
 
 

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from training.models.config import ModelConfig, ModelInput
 from training.models.families import MODELS, build_model
 from training.models.layout import PixelLayout
-from training.objectives import patchify, pixel_targets, unpatchify
+from training.objectives import label_loss, patchify, pixel_targets, unpatchify
 
 GROUPS = ((0, 1), (2,))
 SIZES = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_depth": 1}
 VIDEO = ("videomae", "mae_st")
-PIXELS = [family for family in MODELS if family not in ("localmim", "videomae_labels")]
-"The families that can predict pixels."
+APART = ("localmim", "videomae_labels", "satmae_time")
+"Families that take or predict something of their own, with tests of their own."
+PIXELS = [family for family in MODELS if family not in APART]
 
 
 def make(family: str) -> tuple[nn.Module, Tensor, int]:
@@ -157,3 +158,42 @@ def test_localmim_refuses_other_targets_and_shallow_encoders() -> None:
         make("localmim")
     with pytest.raises(ValueError, match="a depth of 4 or more"):
         localmim(depth=3)
+
+
+def test_a_picture_is_a_clip_that_stands_still() -> None:
+    model = make("videomae")[0]
+    picture = torch.rand(2, 3, 16, 16)
+    still = picture.unsqueeze(2).expand(-1, -1, 2, -1, -1)
+    assert torch.equal(model.features(picture), model.features(still))
+    ids = torch.rand(2, 16).argsort(1)
+    visible, decoded = ids[:, :6], ids[:, 6:]
+    one, other = (model(x, visible, decoded)["pixels"] for x in (picture, still))
+    assert torch.equal(one, other)
+    values = patchify(picture, model.layout)
+    assert torch.equal(values, patchify(still, model.layout))
+    assert torch.equal(unpatchify(values, model.layout, picture.shape), picture)
+
+
+def test_labels_are_learned_from_the_mean_token_of_what_is_seen_whole() -> None:
+    config = ModelConfig(family="videomae_labels", patch=4, tubelet=2, width=24, depth=2, heads=2)
+    torch.manual_seed(0)
+    model = build_model(config, ModelInput(channels=3, size=16, frames=4, widths={"label": 5}))
+    clip, none = torch.rand(3, 3, 4, 16, 16), torch.zeros(3, 0, dtype=torch.long)
+    found = model(clip, none, none)["label"]
+    assert found.shape == (3, 5)
+    wanted = torch.eye(5)[:3]
+    wanted[2] = 0  # a sample without a label weighs nothing
+    loss = label_loss(found, wanted)
+    reference = torch.nn.functional.cross_entropy(found[:2], torch.tensor([0, 1]))
+    torch.testing.assert_close(loss, reference)
+    loss.backward()
+    idle = [n for n, p in model.named_parameters() if p.grad is None]
+    assert idle == []
+    assert label_loss(found, torch.zeros(3, 5)).item() == 0.0
+    encoder = build_model(
+        ModelConfig(
+            family="videomae", decoder_heads=2, **{**SIZES, "heads": 2}, patch=4, tubelet=2
+        ),
+        ModelInput(channels=3, size=16, frames=4, widths={"pixels": 0}),
+    ).encoder
+    model.encoder.load_state_dict(encoder.state_dict())  # a pretrained encoder fits name by name

@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import pytest
 
+from training.mixing import pin_snapshots
 from training.recipe import (
     RECIPES,
     Recipe,
@@ -57,11 +58,52 @@ def test_words_replace_values_of_the_file() -> None:
         ("target.hog.cell=4", r"'hog' names none of \['pixels'\]"),
         ("optim.warmup=20", r"optim\.warmup is 20\.0; it is a share"),
         ("ratio", r"'ratio' is no override; it must read key=value"),
+        ("modality=video", r"modality is video, model\.family mae; clips are for videomae"),
+        ("model.family=videomae", r"modality is image, model\.family videomae"),
+        ("model.tubelet=2", r"model\.tubelet is 2, modality is image; only clips"),
+        ("mask.kind=mgmae", r"mask\.kind is mgmae, modality is image; only clips have motion"),
+        ("model.decoder_depth=0", r"model\.family mae has a decoder, .* are 64, 0, 2"),
+        ("accumulate=5", r"batch is 32, accumulate is 5; it must divide the batch"),
+        ("target=[{kind: label}]", r"the target label, and it alone, is for videomae_labels"),
+        ("target=[{kind: hog, cell: 5}]", r"cell=5, model\.patch is 16; .* whole cells"),
+        ("data.mixture=[{dataset: a}]", r"modality is image, model\.family mae; clips and pict"),
     ],
 )
 def test_what_does_not_fit_is_refused_by_name(word: str, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         read_recipe("mae_tiny", [word])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "word", "told"),
+    [
+        ("mixed_tiny", "data.mixture.0.weight=0", r"data\.mixture\.images: weight is 0"),
+        ("mixed_tiny", "data.mixture.0.modality=satellite", r"only image and video can be mixed"),
+        ("mixed_tiny", "data.mixture.0.view.size=64", r"view\.size is 64, that of the recipe 96"),
+        ("mixed_tiny", "data.mixture.0.mask.kind=mgm", r"mgm follows motion, which pictures lack"),
+        ("mixed_tiny", "data.mixture.0.batch=9 accumulate=2", r"batch is 9, accumulate is 2"),
+        ("mixed_tiny", "data.weight=0", r"data\.weight is 0; it must be 1 or more"),
+        (
+            "mixed_tiny",
+            "model.family=mae_st",
+            r"modality is video, model\.family mae_st; clips and",
+        ),
+        ("localmim_tiny", "target.0.source=column", r"hog_scales has source=column; no column"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_too(recipe: str, word: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        read_recipe(recipe, word.split())
+
+
+def test_a_mixture_is_pinned_to_what_was_read() -> None:
+    recipe = read_recipe("mixed_tiny")
+    told = {"snapshot": 3, "mixture": [{"snapshot": 3}, {"snapshot": 7}]}
+    pinned = pin_snapshots(recipe, told)
+    assert (pinned.data.snapshot, pinned.data.mixture[0].snapshot) == (3, 7)
+    later = {"snapshot": 4, "mixture": [{"snapshot": 4}, {"snapshot": 8}]}
+    assert pin_snapshots(pinned, later) == pinned
+    assert pin_snapshots(read_recipe("mae_tiny"), {"snapshot": 2}).data.snapshot == 2
 
 
 def test_an_unknown_recipe_lists_the_known_ones() -> None:
