@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import compute
 
 from flows.report_parts import (
     Books,
@@ -17,9 +21,10 @@ from pipelines.ledger import ledger_of
 from preprocessing.statistics import ByChannels, apart_from_json, merge_apart, most_common
 from storage.columns import list_columns
 from storage.fs import Store
-from storage.snapshots import Snapshot
+from storage.manifest import read_table
+from storage.snapshots import Snapshot, part_path
 
-THUMBNAILS, EXAMPLES = 16, 2
+THUMBNAILS, EXAMPLES, SIZES, SHOWN_FILES = 16, 2, 8, 5
 
 
 def dataset_section(store: Store, name: str) -> DatasetSection:
@@ -48,6 +53,9 @@ def dataset_section(store: Store, name: str) -> DatasetSection:
         reject_causes=_causes(store, name),
         splits=described["splits"],
         labels=_labels(snapshot),
+        sizes=_sizes(snapshot),
+        duplicates=_duplicates(store, snapshot),
+        **_held_apart(store, snapshot),
         statistics=_statistics(snapshot),
         thumbnails=thumbnails(shown),
         columns=tuple(
@@ -95,6 +103,57 @@ def _labels(snapshot: Snapshot) -> dict[str, int]:
     for entry in snapshot.parts:
         total.update(entry.stats["labels"])
     return {name: count for name, count in sorted(total.items()) if name}
+
+
+def _sizes(snapshot: Snapshot) -> Table:
+    """Return the commonest shapes of samples, and how many have another."""
+    total: Counter[str] = Counter()
+    for entry in snapshot.parts:
+        total.update(entry.stats["shapes"])
+    rows = total.most_common(SIZES)
+    other = total.total() - sum(count for _, count in rows)
+    rows += [(f"{len(total) - SIZES} others", other)] if other else []
+    return Table(heads=("shape", "samples"), rows=tuple(rows))
+
+
+def _duplicates(store: Store, snapshot: Snapshot) -> tuple[tuple[str, str], ...]:
+    """Return a few raw files whose content came before, each with what it repeats."""
+    found: list[tuple[str, str]] = []
+    for entry in snapshot.parts:
+        path = f"{part_path(snapshot.dataset, entry.part)}/inputs.parquet"
+        columns = ["uri", "outcome", "detail"]
+        rows = read_table(store, path, entry.inputs_sha256, columns) if entry.duplicates else None
+        if rows is not None:
+            again = rows.filter(compute.equal(rows["outcome"], "duplicate")).slice(0, SHOWN_FILES)
+            found += [(Path(r["uri"]).name, r["detail"]) for r in again.to_pylist()]
+    return tuple(found[:SHOWN_FILES])
+
+
+def _held_apart(store: Store, snapshot: Snapshot) -> dict[str, Any]:
+    """Return whether what is held out is kept from training: by groups and by content."""
+    split: dict[str, list[pa.Table]] = {"train": [], "heldout": []}
+    for entry in snapshot.parts:
+        path = f"{part_path(snapshot.dataset, entry.part)}/manifest.parquet"
+        columns = ["group", "split", "content_hash"]
+        rows = read_table(store, path, entry.manifest_sha256, columns)
+        for name, tables in split.items():
+            tables.append(rows.filter(compute.equal(rows["split"], name)))
+    train, heldout = (pa.concat_tables(tables) for tables in split.values())
+    both = {
+        name: sum(compute.is_in(_values(train, name), value_set=_values(heldout, name)).to_pylist())
+        for name in ("group", "content_hash")
+    }
+    groups = len(_values(train, "group")), len(_values(heldout, "group"))
+    told = (
+        f"{len(train):,} samples of {groups[0]:,} groups to train on, {len(heldout):,} of "
+        f"{groups[1]:,} held out; on both sides: {both['group']} groups, "
+        f"{both['content_hash']} raw contents."
+    )
+    return {"leaks": told, "leaking": any(both.values())}
+
+
+def _values(table: pa.Table, column: str) -> pa.Array:
+    return compute.unique(table[column])
 
 
 def _statistics(snapshot: Snapshot) -> Table:

@@ -27,6 +27,8 @@ class Image:
     caption: str = ""
     sharp: bool = False
     "enlarge in squares, without smoothing"
+    frames: int = 1
+    "of a strip: how many frames of equal width stand side by side, 4 px apart"
 
     @property
     def uri(self) -> str:
@@ -35,7 +37,12 @@ class Image:
 
 
 def image(
-    picture: NDArray[np.uint8], caption: str = "", *, lossless: bool = False, sharp: bool = False
+    picture: NDArray[np.uint8],
+    caption: str = "",
+    *,
+    lossless: bool = False,
+    sharp: bool = False,
+    frames: int = 1,
 ) -> Image:
     """Encode a (H, W, 3) or (H, W, 4) picture as WebP."""
     order = [2, 1, 0, 3][: picture.shape[2]]
@@ -43,7 +50,13 @@ def image(
     data = cv2.imencode(".webp", np.ascontiguousarray(picture[..., order]), quality)[1].tobytes()
     height, width = picture.shape[:2]
     return Image(
-        data=data, media="image/webp", width=width, height=height, caption=caption, sharp=sharp
+        data=data,
+        media="image/webp",
+        width=width,
+        height=height,
+        caption=caption,
+        sharp=sharp,
+        frames=frames,
     )
 
 
@@ -129,6 +142,13 @@ class DatasetSection:
     reject_causes: tuple[RejectCause, ...] = ()
     splits: dict[str, int] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
+    sizes: Table | None = None
+    "how many samples have which shape"
+    leaks: str = ""
+    "what is held out, and that no group and no content is on both sides"
+    leaking: bool = False
+    duplicates: tuple[tuple[str, str], ...] = ()
+    "(file, whose content it has), a few"
     statistics: Table | None = None
     thumbnails: tuple[Image, ...] = ()
     columns: tuple[ColumnSection, ...] = ()
@@ -160,6 +180,18 @@ class ProbeRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointRow:
+    """A checkpoint, and what it was made of."""
+
+    step: int
+    heldout_loss: float | None
+    samples: int
+    "of the order that were seen: positions 0 to this"
+    about: dict[str, object]
+    "recipe, snapshot, columns and code"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RunSection:
     """A run: what it was asked, how it went, what came out."""
 
@@ -169,6 +201,8 @@ class RunSection:
     paper: str = ""
     facts: tuple[tuple[str, str], ...] = ()
     "headline numbers: name and value with its unit"
+    advice: str = ""
+    "who waits for whom, and what would change it"
     charts: tuple[Chart, ...] = ()
     masks: tuple[Exhibit, ...] = ()
     reconstructions: tuple[Exhibit, ...] = ()
@@ -178,6 +212,9 @@ class RunSection:
     ledger: Table | None = None
     "data work that this run was the first to use, and that it found done"
     probes: tuple[ProbeRow, ...] = ()
+    checkpoints: tuple[CheckpointRow, ...] = ()
+    settings: dict[str, object] = field(default_factory=dict)
+    "the recipe, every default written out"
     provenance: dict[str, object] = field(default_factory=dict)
 
 

@@ -11,7 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.report_curves import Series
-from flows.report_parts import Chart, Exhibit, Image, ProbeRow, Row, RunSection, Table, image
+from flows.report_parts import (
+    Chart,
+    CheckpointRow,
+    Exhibit,
+    Image,
+    ProbeRow,
+    Row,
+    RunSection,
+    Table,
+    image,
+)
 from flows.report_pictures import fitted, overlay_mask, stained, strip, true_colour
 from flows.report_samples import EXHIBIT, SHOWN_FRAMES
 from pipelines.batch import BatchBuilder
@@ -22,6 +32,18 @@ from pipelines.rows import read_rows
 from storage.fs import Store
 from training.recipe import make_recipe
 
+SIGNS = (
+    ("effective rank of the features", "dimensions", {"effective_rank": "rank"}),
+    ("variance between tokens", "variance", {"token_variance": "variance"}),
+    ("dimensions that no longer move", "share", {"dead_dimensions": "share"}),
+    (
+        "reconstruction error by spatial frequency",
+        "share of power",
+        {f"error_{band}": band for band in ("low", "middle", "high")},
+    ),
+    ("kNN probe while training", "accuracy", {"knn_accuracy": "accuracy"}),
+)
+"Signs of learning: title, label of the axis, and curves by their names in the log."
 MASKED, PICTURES = 3, 3
 DRAWN = "input, masked, reconstruction"
 LOOKED_AT = 32
@@ -40,12 +62,15 @@ def run_section(store: Store, name: str) -> RunSection:
         recipe=recipe["name"],
         paper=recipe["paper"],
         facts=_facts(summary),
+        advice=summary.get("data_advice") or "",
         charts=_charts(steps, lines),
         masks=_masks(store, recipe),
         pictures=_pictures(store, name),
         throughput=_throughput(steps),
         ledger=_run_work(store, name),
         probes=tuple(_probe(probe) for probe in run["probes"]),
+        checkpoints=_checkpoints(store, name, recipe["batch"]),
+        settings=recipe,
         provenance=run["provenance"],
     )
 
@@ -61,30 +86,63 @@ def _run_work(store: Store, run: str) -> Table | None:
 def _facts(summary: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     if not summary:
         return (("state", "not finished"),)
-    heldout = summary["heldout_loss"]
-    return (
+    heldout, mfu = summary["heldout_loss"], summary.get("mfu")
+    facts = (
         ("steps", f"{summary['step']}"),
         ("parameters", f"{summary['parameters'] / 1e6:.2f} M"),
         ("loss", f"{summary['first_loss']:.4f} → {summary['loss']:.4f}"),
         ("held-out loss", "none" if heldout is None else f"{heldout:.4f}"),
         ("throughput", f"{summary['samples_per_second']:.1f} samples/s"),
         ("waiting for data", f"{summary['data_wait_share']:.1%}"),
+        ("of peak FLOP/s", "" if mfu is None else f"{mfu:.1%}"),
+        ("epochs proven", f"{summary['epochs_proven']}" if summary.get("epochs_proven") else ""),
+        ("steps passed over", f"{summary['skipped']}" if summary.get("skipped") else ""),
     )
+    return tuple((name, value) for name, value in facts if value)
+
+
+def _checkpoints(store: Store, run: str, batch: int) -> tuple[CheckpointRow, ...]:
+    """Return the checkpoints that are kept, newest first."""
+    records = (
+        json.loads(store.read(entry.path))
+        for entry in store.list(f"runs/{run}/checkpoints")
+        if entry.path.endswith(".json")
+    )
+    rows = (
+        CheckpointRow(
+            step=record["step"],
+            heldout_loss=record.get("heldout_loss"),
+            samples=record["step"] * batch,
+            about=record.get("about", {}),
+        )
+        for record in records
+    )
+    return tuple(sorted(rows, key=lambda row: -row.step))
 
 
 def _charts(steps: list[dict[str, Any]], lines: list[dict[str, Any]]) -> tuple[Chart, ...]:
     loss = Series("training", tuple((line["step"], line["loss"]) for line in steps))
     held = tuple((x["step"], x["heldout_loss"]) for x in lines if x.get("heldout_loss") is not None)
     speed = Series("samples/s", tuple((line["step"], line["samples_per_second"]) for line in steps))
-    return (
-        Chart(
-            title="loss",
-            x_label="step",
-            y_label="loss",
-            series=(loss, Series("held-out", held, dashed=True)),
-        ),
+    both = (loss, Series("held-out", held, dashed=True))
+    charts = (
+        Chart(title="loss", x_label="step", y_label="loss", series=both),
         Chart(title="throughput", x_label="step", y_label="samples/s", series=(speed,)),
+        *(
+            Chart(title=title, x_label="step", y_label=label, series=_signs(lines, names))
+            for title, label, names in SIGNS
+        ),
     )
+    return tuple(chart for chart in charts if chart.series)
+
+
+def _signs(lines: list[dict[str, Any]], names: dict[str, str]) -> tuple[Series, ...]:
+    """Return the curves of what was measured; none of what was not."""
+    curves = (
+        Series(shown, tuple((line["step"], line[name]) for line in lines if name in line))
+        for name, shown in names.items()
+    )
+    return tuple(curve for curve in curves if curve.points)
 
 
 def _throughput(steps: list[dict[str, Any]]) -> Table:
@@ -168,7 +226,10 @@ def _masked_rows(frames: NDArray[np.uint8], mask: NDArray[np.bool_]) -> tuple[Ro
         frames = np.repeat(frames, len(mask), 0)
     steps = np.linspace(0, len(frames) - 1, min(len(frames), SHOWN_FRAMES)).round().astype(int)
     return tuple(
-        Row(label=label, image=image(strip([fitted(shown[i], EXHIBIT) for i in steps])))
+        Row(
+            label=label,
+            image=image(strip([fitted(shown[i], EXHIBIT) for i in steps]), frames=len(steps)),
+        )
         for label, shown in (("seen", frames), ("masked", overlay_mask(frames, mask)))
     )
 

@@ -73,19 +73,25 @@ def choose(store: Store, snapshot: Snapshot, count: int) -> list[Shown]:
     for entry in snapshot.parts:
         folder = part_path(snapshot.dataset, entry.part)
         table = read_table(store, f"{folder}/manifest.parquet", entry.manifest_sha256)
-        labels = np.array(table["label"].to_pylist())
-        turns = [np.flatnonzero(labels == label) for label in sorted(set(labels))]
-        spread = [ids[np.linspace(0, len(ids) - 1, count).astype(int)] for ids in turns]
-        order = (
-            [int(i) for i in dict.fromkeys(np.stack(spread, 1).ravel().tolist())] if spread else []
-        )
-        for place in order[: count - len(chosen)]:
+        for place in _spread(np.array(table["label"].to_pylist()), count)[: count - len(chosen)]:
             row = table.slice(place, 1).to_pylist()[0]
             shard = entry.shards[row["shard"]]["name"]
             payload = _member(store, f"{folder}/{shard}", row)
             bands = json.loads(row["metadata"]).get("channels") or []
             chosen.append(Shown(entry.part, shard, row, decode_payload(row["ext"], payload), bands))
     return chosen
+
+
+def _spread(labels: NDArray[Any], count: int) -> list[int]:
+    """Return places of samples, label by label in turns, of each label from its first to its last.
+
+    Of very many labels those of the first `count` are taken.
+    """
+    _, codes = np.unique(labels, return_inverse=True)
+    order = np.argsort(codes, kind="stable")
+    turns = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)[:count]
+    spread = [ids[np.linspace(0, len(ids) - 1, count).astype(int)] for ids in turns if len(ids)]
+    return list(dict.fromkeys(np.stack(spread, 1).ravel().tolist())) if spread else []
 
 
 def _member(store: Store, path: str, row: dict[str, Any]) -> bytes:
@@ -141,7 +147,8 @@ def _value(store: Store, dataset: str, spec: ColumnSpec, sample: Shown) -> NDArr
 
 
 def _row(label: str, pictures: list[NDArray[np.uint8]]) -> Row:
-    return Row(label=label, image=image(strip([fitted(picture, EXHIBIT) for picture in pictures])))
+    frames = [fitted(picture, EXHIBIT) for picture in pictures]
+    return Row(label=label, image=image(strip(frames), frames=len(frames)))
 
 
 def _draw_flow(sample: Shown, spec: ColumnSpec, value: NDArray[Any]) -> Iterator[Row]:

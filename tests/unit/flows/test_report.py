@@ -99,7 +99,7 @@ def sample_data(books: Books | None = None) -> ReportData:
 class Links(HTMLParser):
     """Collects what a browser would fetch or follow, and which elements were left open."""
 
-    VOID = frozenset({"meta", "link", "img", "br", "line", "circle", "polyline"})
+    VOID = frozenset({"meta", "link", "img", "br", "line", "circle", "polyline", "input"})
 
     def __init__(self) -> None:
         super().__init__()
