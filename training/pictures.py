@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.inputs import side_inputs
 from training.loop import Trainer, to_device
 from training.models.layout import PixelLayout
 from training.models.tokens import take_tokens
@@ -32,7 +33,7 @@ def draw_sheet(trainer: Trainer, batch: Batch) -> bytes:
     batch = to_device(batch, trainer.device)
     trainer.model.eval()
     inputs = trainer.inputs(batch["pixels"])
-    predictions = trainer.model(inputs, batch["visible"], batch["decoded"])
+    predictions = trainer.model(inputs, batch["visible"], batch["decoded"], **side_inputs(batch))
     layout: PixelLayout = trainer.objective.layout
     shape = inputs.shape
     pictured = inputs if not layout.frames else inputs[:, :, list(layout.frames)]
@@ -136,4 +137,4 @@ def _as_rgb(frames: NDArray[np.float32]) -> NDArray[np.uint8]:
     as gray.
     """
     picked = frames[:, :, [0, 1, 2]] if frames.shape[2] >= 3 else frames[:, :, [0, 0, 0]]
-    return np.round(picked * 255).astype(np.uint8).transpose(0, 1, 3, 4, 5, 2)
+    return np.round(np.nan_to_num(picked) * 255).astype(np.uint8).transpose(0, 1, 3, 4, 5, 2)
