@@ -83,7 +83,7 @@ def run_on_ray(
         OtherCodeError: workers run other code than this process.
     """
     start_ray(address, cpus=max(workers, 2))
-    task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(_run)
+    task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(traced_with_code)
     wait_for_room(task, FIRST_TASK_SECONDS)
     code = code_wanted()
     waiting = {}
@@ -108,7 +108,7 @@ def run_on_ray(
             ray.cancel(reference)
 
 
-def _run(code: str, function: Callable[[Job], Result], job: Job) -> tuple[Result, int]:
+def traced_with_code(code: str, function: Callable[[Job], Result], job: Job) -> tuple[Result, int]:
     refuse_other_code(code)
     return traced(function, job)
 
