@@ -17,6 +17,7 @@ from pipelines.derive import difference
 from pipelines.filters import fitting
 from pipelines.keys import sample_id
 from pipelines.stream import column_arguments
+from pipelines.values import Values, values_of
 from storage.columns import ColumnSpec, column_path, list_columns, part_state
 from storage.fs import Store
 from storage.manifest import read_table
@@ -53,42 +54,46 @@ class ShardRows:
     "manifest rows of the split"
     columns: dict[str, tuple[str, pa.Table]]
     "for each column: the path of its sidecar and the index rows, aligned with `table`"
-    _arrays: dict[str, dict[str, pa.Array]] = field(default_factory=dict, repr=False)
+    _values: dict[str, dict[str, Values]] = field(default_factory=dict, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Other processes look at their own tables."""
+        return ShardRows, (self.folder, self.shard, self.table, self.columns)
 
     def row(self, number: int) -> Row:
         """Return the manifest row of a sample."""
-        return Row(self._arrays_of("", self.table), number)
+        return Row(self._values_of("", self.table), number)
 
     def column_row(self, name: str, number: int) -> Row:
         """Return the index row of a sample in a column."""
-        return Row(self._arrays_of(name, self.columns[name][1]), number)
+        return Row(self._values_of(name, self.columns[name][1]), number)
 
-    def _arrays_of(self, name: str, table: pa.Table) -> dict[str, pa.Array]:
+    def _values_of(self, name: str, table: pa.Table) -> dict[str, Values]:
         """Return the columns of a table; asking the table for each takes longer than the read."""
-        arrays = self._arrays.get(name)
-        if arrays is None:
+        values = self._values.get(name)
+        if values is None:
             whole = table.combine_chunks()
-            arrays = {n: whole[n].chunk(0) for n in table.column_names}
-            self._arrays[name] = arrays
-        return arrays
+            values = {n: values_of(whole[n].chunk(0)) for n in table.column_names}
+            self._values[name] = values
+        return values
 
 
 class Row(Mapping[str, Any]):
     """One row of a table; a value becomes a Python object when it is asked for."""
 
-    __slots__ = ("_arrays", "_number")
+    __slots__ = ("_number", "_values")
 
-    def __init__(self, arrays: Mapping[str, pa.Array], number: int) -> None:
-        self._arrays, self._number = arrays, number
+    def __init__(self, values: Mapping[str, Values], number: int) -> None:
+        self._values, self._number = values, number
 
     def __getitem__(self, name: str) -> Any:
-        return self._arrays[name][self._number].as_py()
+        return self._values[name][self._number]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
+        return iter(self._values)
 
     def __len__(self) -> int:
-        return len(self._arrays)
+        return len(self._values)
 
 
 def read_rows(

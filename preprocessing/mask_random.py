@@ -22,6 +22,10 @@ def kept(tokens: int, ratio: float) -> int:
 
 def smallest(values: NDArray[Any], count: int) -> Mask:
     """Return where the `count` smallest values of each row are; ties go to the earlier position."""
+    if values.ndim == 1 and 0 < count <= len(values):  # a tenth of the time, without ties
+        near: Mask = values <= np.partition(values, count - 1)[count - 1]
+        if np.count_nonzero(near) == count:
+            return near
     order = np.argsort(values, axis=-1, kind="stable")[..., :count]
     chosen = np.zeros(values.shape, dtype=np.bool_)
     np.put_along_axis(chosen, order, True, axis=-1)

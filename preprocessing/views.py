@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-KINDS = ("resized_crop", "multi_scale", "random_crop", "center")
+KINDS = ("resized_crop", "multi_scale", "random_crop", "square_crop", "center")
 _MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)
 _AREA_FROM = 1.5
 _SNAP = 3
@@ -32,7 +32,8 @@ class ViewConfig:
     """How views are drawn."""
 
     kind: str = "resized_crop"
-    "resized_crop (MAE), multi_scale (VideoMAE), random_crop (no resize; microscopy) or center"
+    "resized_crop (MAE), multi_scale (VideoMAE), random_crop (no resize; microscopy), square_crop "
+    "(the short side's square anywhere along the long one; SatMAE over time) or center"
     size: int = 224
     "edge of the square output"
     scale: tuple[float, float] = (0.2, 1.0)
@@ -83,7 +84,8 @@ def draw_view(config: ViewConfig, height: int, width: int, rng: np.random.Genera
     elif config.kind == "multi_scale":
         box = _multi_scale(config.size, height, width, rng)
     else:
-        edge = min(config.size, height, width)
+        edge = min(height, width)
+        edge = edge if config.kind == "square_crop" else min(edge, config.size)
         box = (_offset(height - edge, rng), _offset(width - edge, rng), edge, edge)
     return View(*box, config.size, bool(config.flip and rng.random() < 0.5))
 
@@ -98,12 +100,17 @@ def _offset(free: int, rng: np.random.Generator) -> int:
     return int(rng.integers(free + 1))
 
 
+def _between(low: float, high: float, rng: np.random.Generator) -> float:
+    """Return what `rng.uniform` would, in a tenth of its time."""
+    return low + (high - low) * rng.random()
+
+
 def _resized_crop(
     config: ViewConfig, height: int, width: int, rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
     """Return (top, left, height, width) by the sampler without a rejection loop (methods 5.6)."""
-    area = rng.uniform(*config.scale) * height * width
-    aspect = math.exp(rng.uniform(math.log(config.aspect[0]), math.log(config.aspect[1])))
+    area = _between(*config.scale, rng) * height * width
+    aspect = math.exp(_between(math.log(config.aspect[0]), math.log(config.aspect[1]), rng))
     box_w = min(max(round(math.sqrt(area * aspect)), 1), width)
     box_h = min(max(round(math.sqrt(area / aspect)), 1), height)
     return _offset(height - box_h, rng), _offset(width - box_w, rng), box_h, box_w
