@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pipelines.cache import Cached, cache_of_environment
 from pipelines.column_codec import unpack_array
 from pipelines.keys import sample_id
+from pipelines.memory import Blocks
 from pipelines.producers import VIEW_SEED, channels_first, spatial_shape
 from pipelines.producers_motion import CELLS_PER_PATCH, seen_motion
 from pipelines.rows import Row, ShardRows, place_of, shard_sizes
@@ -37,7 +38,7 @@ from preprocessing.jpeg_region import decode_region
 from preprocessing.mask_random import Grid
 from preprocessing.masks import decoded_tokens, make_mask
 from preprocessing.payloads import decode_payload
-from preprocessing.randomness import generator
+from preprocessing.randomness import borrowed, generator
 from preprocessing.targets import (
     TargetConfig,
     label_target,
@@ -99,11 +100,12 @@ class BatchBuilder:
         self._clock = Clock()
         self._failed: list[tuple[str, str]] = []
         self._substitutes = 0
+        self._blocks = Blocks()
         self._seen = np.empty((0, 0, 3), np.uint8)
         "pixels of the last picture, written over by the next"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_readers": {}, "_cached": {}}
+        return {**self.__dict__, "_readers": {}, "_cached": {}, "_blocks": Blocks()}
 
     def build(self, places: list[Place], epoch: int) -> Batch:
         """Return the batch of the samples at `places` ((shard, row) pairs) as seen in `epoch`."""
@@ -116,7 +118,7 @@ class BatchBuilder:
             ShardError, DecodeError: a sample is damaged, and the stream allows no failures.
         """
         self._clock, self._failed, self._substitutes = Clock(), [], 0
-        pixels, samples, rows = Pixels(len(places)), [], []
+        pixels, samples, rows = Pixels(len(places), self._blocks), [], []
         for place in places:
             arrays, fields = self._replaced(place, epoch)
             pixels.put(len(samples), arrays.pop("pixels"), fields["ext"])
@@ -278,7 +280,7 @@ class BatchBuilder:
     def _view(self, shape: tuple[int, int], sample: int, epoch: int) -> View:
         frozen = self.stream.frozen_views
         entropy = (VIEW_SEED, epoch % frozen) if frozen else (self.stream.seed, epoch)
-        return draw_view(self.stream.view, *shape, generator(*entropy, sample, "view"))
+        return draw_view(self.stream.view, *shape, borrowed(*entropy, sample, "view"))
 
     def _bands(self, fields: Mapping[str, Any], where: str) -> list[int] | None:
         """Return the numbers of the channels that are asked for; None takes all."""
@@ -315,12 +317,12 @@ class BatchBuilder:
                 parameters = self.columns[name].parameters
                 seen |= seen_motion(name, derived[name], parameters, view, grid)
             cell = self.stream.patch / CELLS_PER_PATCH
-            mask = make_mask(config, grid, generator(*entropy, sample, "mask"), cell=cell, **seen)
-        decoded = decoded_tokens(config, grid, mask, generator(*entropy, sample, "decoded"))
+            mask = make_mask(config, grid, borrowed(*entropy, sample, "mask"), cell=cell, **seen)
+        decoded = decoded_tokens(config, grid, mask, borrowed(*entropy, sample, "decoded"))
         return {
-            "visible": np.flatnonzero(~mask),
-            "masked": np.flatnonzero(mask),
-            "decoded": np.flatnonzero(decoded),
+            "visible": (~mask).nonzero()[0],
+            "masked": mask.nonzero()[0],
+            "decoded": decoded.nonzero()[0],
         }
 
     def _target(self, target: TargetConfig, seen: Seen, derived: Arrays) -> NDArray[np.float32]:
@@ -353,8 +355,8 @@ class BatchBuilder:
 class Pixels:
     """The pixels of a batch, each sample written where it belongs; shared memory in a worker."""
 
-    def __init__(self, samples: int) -> None:
-        self.samples = samples
+    def __init__(self, samples: int, blocks: Blocks) -> None:
+        self.samples, self.blocks = samples, blocks
         self.tensor = torch.empty(0)
         self._array: NDArray[Any] | None = None
 
@@ -367,7 +369,7 @@ class Pixels:
         first = _channels_first(pixels, ext)
         if self._array is None:
             dtype = torch.uint8 if pixels.dtype == np.uint8 else torch.float32
-            self.tensor = empty_batch((self.samples, *first.shape), dtype)
+            self.tensor = empty_batch((self.samples, *first.shape), dtype, self.blocks)
             self._array = self.tensor.numpy()
         if first.shape != self._array.shape[1:]:
             raise ValueError(
@@ -390,10 +392,10 @@ def _channels_first(pixels: NDArray[Any], ext: str) -> NDArray[Any]:
     return pixels.transpose(3, 0, 1, 2) if pixels.ndim == 4 else pixels.transpose(2, 0, 1)
 
 
-def empty_batch(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+def empty_batch(shape: tuple[int, ...], dtype: torch.dtype, blocks: Blocks) -> torch.Tensor:
     """Return an empty tensor; in a DataLoader's worker one that is sent without a copy."""
     if torch.utils.data.get_worker_info() is None:
-        return torch.empty(shape, dtype=dtype)
+        return blocks.take(shape, dtype)
     one = torch.empty(0, dtype=dtype)
     storage = one._typed_storage()._new_shared(math.prod(shape), device=one.device)
     return one.new(storage).view(shape)
