@@ -156,6 +156,8 @@ def stages_by_name(direct: bool) -> Any:
             if name.startswith("run_")
         }
     from flows import prefect_flows
+    from flows.prefect_server import ensure_server
 
+    ensure_server()
     names = ("ingest", "derive", "pretrain", "evaluate", "export", "study")
     return {name: getattr(prefect_flows, name) for name in names}

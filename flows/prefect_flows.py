@@ -1,25 +1,16 @@
 """Prefect's view of the stages: one flow each, two tasks at most, artifacts a person can look at.
 
-The only module that imports Prefect. Settings that keep it quiet and offline are defaults: what
-the user has set
-in the environment stays.
+Only modules of this name import Prefect, and the settings that keep it quiet come first.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
-for _name, _value in {
-    "PREFECT_LOGGING_LEVEL": "WARNING",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
-    "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
-    "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-}.items():
-    os.environ.setdefault(_name, _value)
+from flows.prefect_settings import be_quiet
+
+be_quiet()
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
