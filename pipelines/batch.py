@@ -27,6 +27,7 @@ from pipelines.memory import Blocks
 from pipelines.producers import VIEW_SEED, channels_first, spatial_shape
 from pipelines.producers_motion import CELLS_PER_PATCH, seen_motion
 from pipelines.rows import Row, ShardRows, place_of, shard_sizes
+from pipelines.series import Places, places_of
 from pipelines.stalls import Clock
 from pipelines.stream import STREAM_TARGETS, StreamConfig
 from preprocessing.bits import unpack_mask
@@ -52,6 +53,8 @@ from storage.shards import ShardError, ShardReader
 Batch = dict[str, Any]
 Arrays = dict[str, Any]
 Place = tuple[int, int]
+Picture = tuple[NDArray[Any], NDArray[Any], NDArray[Any], View]
+"What is stored, the bands of it that are seen, these under the view, and the view."
 OPEN_SHARDS = 64
 "How many shards a process keeps open; of a cache, as many are in use."
 
@@ -97,6 +100,7 @@ class BatchBuilder:
         self._readers: dict[str, ShardReader] = {}
         self._cached: dict[str, Cached] = {}
         self._ends = np.cumsum(shard_sizes(rows))
+        self._places: dict[int, Places] = {}
         self._clock = Clock()
         self._failed: list[tuple[str, str]] = []
         self._substitutes = 0
@@ -171,21 +175,11 @@ class BatchBuilder:
         return shard, line - (int(self._ends[shard - 1]) if shard else 0)
 
     def _sample(self, shard: int, row: int, fields: Row, epoch: int) -> Arrays:
-        where = f"{self.stream.dataset}/{self.rows[shard].shard}, sample {fields['key']}"
-        self._clock.lap("join")
-        payload = self._read(f"{self.rows[shard].folder}/{self.rows[shard].shard}", fields, where)
         sample = sample_id(fields["key"])
-        jpeg = fields["ext"] == "jpg"
-        view = self._view(tuple(fields["shape"][:2]), sample, epoch) if jpeg else None
-        pixels = self._box(payload, view) if view is not None else None
-        if pixels is None:
-            stored, chosen = self._decoded(payload, fields, where)
-            view = view or self._view(spatial_shape(chosen, fields["ext"]), sample, epoch)
-            pixels = apply_view(chosen, view, channels_first=channels_first(fields["ext"]))
-        else:
-            stored = chosen = pixels
-        self._clock.lap("decode")
+        stored, chosen, pixels, view = self._picture(shard, fields, sample, epoch)
         arrays: Arrays = {"pixels": pixels, "sample": np.int64(sample)}
+        if self.stream.series:
+            arrays |= self._series(shard, row, pixels, sample, epoch)
         if self.labelled:
             return arrays
         derived = {name: self._column(shard, row, name) for name in self.columns}
@@ -198,6 +192,43 @@ class BatchBuilder:
             for target in self.stream.targets
             if target.kind in STREAM_TARGETS
         }
+
+    def _picture(self, shard: int, fields: Row, sample: int, epoch: int) -> Picture:
+        """Return a stored picture or clip under the view that `sample` has in this epoch."""
+        where = f"{self.stream.dataset}/{self.rows[shard].shard}, sample {fields['key']}"
+        self._clock.lap("join")
+        payload = self._read(f"{self.rows[shard].folder}/{self.rows[shard].shard}", fields, where)
+        jpeg = fields["ext"] == "jpg"
+        view = self._view(tuple(fields["shape"][:2]), sample, epoch) if jpeg else None
+        pixels = self._box(payload, view) if view is not None else None
+        if pixels is None:
+            stored, chosen = self._decoded(payload, fields, where)
+            view = view or self._view(spatial_shape(chosen, fields["ext"]), sample, epoch)
+            pixels = apply_view(chosen, view, channels_first=channels_first(fields["ext"]))
+        else:
+            stored = chosen = pixels
+        self._clock.lap("decode")
+        return stored, chosen, pixels, view
+
+    def _series(
+        self, shard: int, row: int, pixels: NDArray[Any], sample: int, epoch: int
+    ) -> Arrays:
+        """Return the pictures of a sample's place on several dates, and the dates."""
+        rows, stream = self.rows[shard], self.stream
+        if shard not in self._places:
+            if len(self._places) == OPEN_SHARDS:
+                self._places.pop(next(iter(self._places)))
+            self._places[shard] = places_of(rows, stream.series, f"{stream.dataset}/{rows.shard}")
+        places = self._places[shard]
+        draws = generator(stream.seed, epoch, sample, "season")
+        drawn = places.draw(row, stream.dates, draws)
+        shown = {row: pixels}
+        for other in drawn:
+            if other not in shown:
+                shown[other] = self._picture(shard, rows.row(other), sample, epoch)[2]
+        axis = 1 if channels_first(rows.row(row)["ext"]) else 0
+        pictures = np.stack([shown[other] for other in drawn], axis)
+        return {"pixels": pictures, "dates": places.dates(drawn)}
 
     def _read(self, path: str, fields: Mapping[str, Any], where: str) -> bytes:
         reader = self._reader(path, where)
@@ -275,7 +306,7 @@ class BatchBuilder:
         if self._seen.shape[0] != view.size:
             self._seen = np.empty((view.size, view.size, 3), np.uint8)
         here = View(0, 0, view.height, view.width, view.size, view.flip)
-        return apply_view(region, here, out=self._seen)
+        return apply_view(region, here, out=None if self.stream.series else self._seen)
 
     def _view(self, shape: tuple[int, int], sample: int, epoch: int) -> View:
         frozen = self.stream.frozen_views
@@ -302,6 +333,8 @@ class BatchBuilder:
         edge = self.stream.view.size // self.stream.patch
         if self.stream.groups:
             return len(self.stream.groups), edge, edge
+        if self.stream.series:
+            return self.stream.dates, edge, edge
         return (len(stored) // self.stream.tubelet if stored.ndim == 4 else 1), edge, edge
 
     def _tokens(self, grid: Grid, derived: Arrays, view: View, sample: int, epoch: int) -> Arrays:

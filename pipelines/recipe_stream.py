@@ -31,6 +31,8 @@ def stream_of(recipe: Any) -> StreamConfig:
         frozen_views=recipe.data.frozen_views,
         bands=recipe.data.bands,
         groups=recipe.model.groups,
+        series=recipe.data.series,
+        dates=recipe.data.dates,
         columns=recipe.data.columns,
         stride=recipe.data.stride,
     )

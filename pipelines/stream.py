@@ -53,6 +53,9 @@ class StreamConfig:
 
     stride: int = 1
     "of a stored clip, take every so many-th frame"
+    series: str = ""
+    """field of a sample's metadata that names its place; a sample then is `dates` pictures of it"""
+    dates: int = 1
     where: dict[str, Any] = field(default_factory=dict)
     "conditions on the samples that are taken; see `pipelines.filters`"
     classes: tuple[str, ...] = ()
@@ -71,10 +74,24 @@ class StreamConfig:
         if self.stride < 1:
             raise ValueError(f"data.stride is {self.stride}; it must be 1 or more.")
         check_where(self.where)
+        if self.series:
+            self._check_series()
         if self.failures < 0:
             raise ValueError(f"data.failures is {self.failures}; it must be 0 or more.")
         for target in self.targets:
             self._check_target(target)
+
+    def _check_series(self) -> None:
+        if self.dates < 2:
+            raise ValueError(f"data.dates is {self.dates}; a series has 2 or more. SatMAE has 3.")
+        others = [t.kind for t in self.targets if t.kind != "pixels"]
+        if others or self.groups or self.mask.columns:
+            raise ValueError(
+                f"data.series is {self.series}, with mask.kind={self.mask.kind}, targets "
+                f"{', '.join(others) or 'pixels'} and {len(self.groups)} model.groups; a series "
+                "of pictures has pixel targets, no groups, and masks that follow no motion. "
+                "Leave out data.series, or the others."
+            )
 
     def _check_target(self, target: TargetConfig) -> None:
         kind = target.kind

@@ -23,6 +23,12 @@ def check_combination(recipe: Recipe) -> None:
     _check_family(recipe)
     _check_parts(recipe)
     _check_groups(recipe)
+    if (recipe.model.family == "satmae_time") != bool(recipe.data.series):
+        raise ValueError(
+            f"model.family is {recipe.model.family}, data.series is {recipe.data.series!r}; "
+            "satmae_time, and it alone, reads series of pictures with their dates. Set "
+            "data.series to the field that names a place, such as scene, or leave it out."
+        )
     for target in recipe.target:
         if target.kind == "ndi" and recipe.model.groups:
             raise ValueError(

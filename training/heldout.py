@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from training.inputs import side_inputs
 from training.loop import Batch, Trainer, predict, to_device
 from training.objectives import hidden_weights, unpatchify
 from training.ranks import bare
@@ -83,7 +84,7 @@ def _add(health: Health, trainer: Trainer, batch: Batch) -> None:
     health.samples += len(inputs)
     if sum(map(len, health.pooled)) >= HEALTH_SAMPLES:
         return
-    tokens = bare(trainer.model).features(inputs).float()
+    tokens = bare(trainer.model).features(inputs, **side_inputs(batch)).float()
     health.pooled.append(tokens.mean(1).cpu())
     health.within += float(tokens.var(1, correction=0).mean(1).sum())
     health.moments.append(torch.stack([tokens.mean((0, 1)), tokens.square().mean((0, 1))]).cpu())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LEVELS = {"stretch": 255}
 "Steps between 0 and 1 of the inputs, where a norm leaves steps."
+
+
+def side_inputs(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return what a batch tells the model beside pixels and tokens: the dates of series."""
+    return {"dates": batch["dates"]} if "dates" in batch else {}
 
 
 class InputNorm(nn.Module):

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from training.average import Average
 from training.guard import Guard, GuardConfig
-from training.inputs import InputNorm
+from training.inputs import InputNorm, side_inputs
 from training.objectives import Objective
 from training.optim import set_rate
 from training.window import Figures, Window
@@ -71,6 +71,7 @@ class Hooks:
     log_every: int
     save_every: int
     heldout_every: int
+    save_also: frozenset[int] = frozenset()
 
 
 def train(
@@ -105,7 +106,8 @@ def train(
         done = step + 1
         _report(trainer, hooks, done, last=done == steps.stop)
         stopping = hooks.tick(done)
-        if done % hooks.save_every == 0 or done == steps.stop or stopping:
+        due = done % hooks.save_every == 0 or done in hooks.save_also or done == steps.stop
+        if due or stopping:
             _judge(trainer)
             hooks.save(done)
         if stopping:
@@ -172,7 +174,9 @@ def predict(trainer: Trainer, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     inputs = trainer.inputs(batch["pixels"])
     kind = PRECISIONS.get(trainer.precision)
     with torch.autocast(trainer.device.type, dtype=kind, enabled=kind is not None):
-        return inputs, trainer.model(inputs, batch["visible"], batch["decoded"])
+        return inputs, trainer.model(
+            inputs, batch["visible"], batch["decoded"], **side_inputs(batch)
+        )
 
 
 @torch.no_grad()

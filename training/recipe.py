@@ -47,6 +47,11 @@ class DataConfig:
     "conditions on the samples that are taken, such as {score: {min: 0.5}, label: [a, b]}"
     failures: int = 0
     "samples that may fail while training, each replaced by a substitute; one more ends the run"
+    series: str = ""
+    "the field that names the place of a picture, such as scene: a sample then is several pictures "
+    "of one place, and their dates (satmae_time)"
+    dates: int = 3
+    "pictures of a series"
     frozen_views: int = 0
     "0 draws a new view each epoch; K uses K frozen ones, as stored targets need"
     stride: int = 1
@@ -57,12 +62,33 @@ class DataConfig:
     "further datasets whose batches come in turns with these, in the proportion of the weights"
     heldout: int = 256
     "most held-out samples that the held-out loss looks at"
+    probe: int = 0
+    "labelled samples that kNN is tried on at each evaluation; 0 tries none"
 
     def __post_init__(self) -> None:
         if self.frozen_views < 0 or self.heldout < 0 or self.stride < 1:
             raise ValueError(
                 f"data: frozen_views is {self.frozen_views}, heldout is {self.heldout}, stride is "
                 f"{self.stride}; the first two must be 0 or more, stride 1 or more."
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BeginConfig:
+    """The run whose weights, optimiser and average a run begins with; none by default."""
+
+    run: str = ""
+    step: int = 0
+    "of its checkpoint; 0 takes the newest before the infinite schedule anneals"
+    count: str = "on"
+    "on: steps and batches are counted on from there; anew: from 0, on the constant rate of the "
+    "infinite schedule, for other data"
+
+    def __post_init__(self) -> None:
+        if self.count not in ("on", "anew") or self.step < 0:
+            raise ValueError(
+                f"begin: count is {self.count!r}, step is {self.step}; count must be on or anew, "
+                "step 0 or more."
             )
 
 
@@ -79,6 +105,7 @@ class Recipe:
     target: tuple[TargetConfig, ...]
     model: ModelConfig
     optim: OptimConfig
+    begin: BeginConfig = field(default_factory=BeginConfig)
     init: str = ""
     "file or folder with the first weights: official, Hugging Face's, timm's or an export"
     steps: int

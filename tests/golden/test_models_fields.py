@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from training.inputs import InputNorm
 from training.models.layout import PixelLayout
+from training.models.satmae_time import embed_dates
 from training.objectives import Objective
 from training.recipe import read_recipe
 from training.schedules import one_cycle
@@ -88,3 +89,10 @@ def test_fgmae_losses_as_the_loop_takes_them(golden: Read, name: str) -> None:
         for kind, key in wanted.items():
             assert float(parts[kind]) == pytest.approx(float(stored[key + suffix]), rel=1e-4)
         assert float(total) == pytest.approx(sum(map(float, parts.values())), rel=1e-6)
+
+
+def test_dates_are_embedded_as_in_the_reference(golden: Read) -> None:
+    stored = golden("sincos_3d")
+    wanted = stored["satmae_ts_embed_enc384"]
+    stamps = torch.from_numpy(stored["satmae_ts"]).long()[None]
+    np.testing.assert_allclose(embed_dates(stamps, wanted.shape[1])[0], wanted, atol=1e-6)

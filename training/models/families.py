@@ -15,6 +15,7 @@ from training.models.mae_st import MAEST
 from training.models.maskfeat import MaskFeat
 from training.models.micromae import MicroMAE
 from training.models.satmae import SatMAE
+from training.models.satmae_time import SatMAETime
 from training.models.videolabels import LabelledVideo
 from training.models.videomae import VideoMAE
 
@@ -29,6 +30,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "micromae": MicroMAE,
     "camae": ChannelMAE,
     "satmae_group": SatMAE,
+    "satmae_time": SatMAETime,
 }
 
 
