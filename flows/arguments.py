@@ -141,6 +141,8 @@ def executor_values(workers: int, direct: bool, ray_address: str) -> dict[str, A
         raise UsageError(
             "--direct runs without Ray, so it cannot go with --ray-address. Leave one out."
         )
+    if workers < 0:
+        raise UsageError(f"--workers is {workers}; it must be 1 or more, or 0 for one a core.")
     count = workers or os.cpu_count() or 1
     return {"kind": "direct" if direct else "ray", "workers": count, "ray_address": ray_address}
 

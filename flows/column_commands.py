@@ -76,6 +76,12 @@ def _asked(dataset: str, words: list[str], recipe: str) -> dict[str, dict[str, A
     if recipe:
         from flows.recipes import needed_columns
 
+        named, _ = split_settings(words)
+        if named:
+            raise UsageError(
+                f"derive {dataset} --for {recipe}: the recipe says which columns. Leave out "
+                f"{', '.join(named)}, or --for."
+            )
         asked = needed_columns(recipe, dataset, words)
         if not asked:
             raise UsageError(f"derive {dataset} --for {recipe}: this recipe needs no column.")

@@ -26,7 +26,7 @@ from flows.arguments import (
     stages_by_name,
 )
 from flows.command_text import evaluate_line, pretrain_line
-from flows.options import answer, errors_for_people
+from flows.options import answer, errors_for_people, output_file
 
 app = typer.Typer(
     name="headrace",
@@ -127,7 +127,7 @@ def report(
     from flows.report_data import write_report
 
     with errors_for_people():
-        path = write_report(store, [name], output or Path(f"{name}.html"))
+        path = write_report(store, [name], output_file(output or Path(f"{name}.html")))
     answer({"report": str(path)}, as_json, f"report: {path}")
 
 

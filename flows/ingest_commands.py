@@ -58,6 +58,8 @@ def ingest(
             raise UsageError(
                 "ingest: name at least one SOURCE. Only --retry-rejects knows its files already."
             )
+        if not 0 <= max_reject <= 1:
+            raise UsageError(f"--max-reject is {max_reject}; it is a share, from 0 to 1.")
         executor = executor_values(workers, direct, ray_address)
         values = spec_values(modality.value, spec)
         run = stages_by_name(direct)["ingest"]
@@ -95,6 +97,8 @@ def plan(
     from flows.stages import run_plan
 
     with errors_for_people():
+        if probe_files < 1:
+            raise UsageError(f"--probe-files is {probe_files}; it must be 1 or more.")
         count = executor_values(workers, True, "")["workers"]
         report = run_plan(
             sources,

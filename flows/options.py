@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -86,11 +87,29 @@ def errors_for_people() -> Iterator[None]:
     except KeyboardInterrupt:
         say("interrupted; the store is as it was or resumable: run the same command again")
         raise typer.Exit(INTERRUPTED) from None
-    except (ValueError, OSError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
         if os.environ.get("HEADRACE_TRACEBACK"):
             raise
-        say(f"headrace: {error}")
+        more = " 'headrace doctor' says what to install." if isinstance(error, ImportError) else ""
+        say(f"headrace: {error}{more}")
         raise typer.Exit(USAGE if isinstance(error, UsageError) else FAILED) from None
+
+
+def output_file(path: Path) -> Path:
+    """Return a path that a file can be written to; folders above it are made.
+
+    Raises:
+        UsageError: it is a folder, or something above it is none.
+    """
+    if path.is_dir():
+        raise UsageError(f"--output {path}: is a folder. Name a file in it.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"--output {path}: its folder cannot be made ({error}). Choose another place."
+        ) from error
+    return path
 
 
 def say(text: str) -> None:

@@ -16,7 +16,7 @@ from flows.arguments import (
     executor_values,
     stages_by_name,
 )
-from flows.options import answer, errors_for_people
+from flows.options import answer, errors_for_people, output_file
 
 STUDY_EXAMPLE = (
     "Examples: headrace study examples/study_masks.yaml; headrace study masks.yaml --dry-run. Run "
@@ -47,7 +47,8 @@ def study(
         if dry_run:
             report, text = dry_study(plan)
         else:
-            stages, path = stages_by_name(direct), output or Path(f"{plan.name}.html")
+            path = output_file(output or Path(f"{plan.name}.html"))
+            stages = stages_by_name(direct)
             if "study" in stages:
                 report = stages["study"](store, plan.model_dump(), executor, str(path))
             else:

@@ -25,12 +25,19 @@ LIVES = 4
 
 
 def ensure_server() -> None:
-    """Start a server of this command's own, unless one is configured or runs already.
+    """Start a server of this command's own, unless one is configured.
 
     Raises:
-        RuntimeError: it did not start.
+        ConnectionError: the one that is configured does not answer.
+        RuntimeError: its own did not start.
     """
-    if not prefect_settings.server_url():
+    url = prefect_settings.server_url()
+    if url.startswith("http://") and not healthy(url):
+        raise ConnectionError(
+            f"Prefect: nothing answers at {url} (PREFECT_API_URL, or the profile). Start it with "
+            "'headrace up', correct the address, or unset it: each command then has its own."
+        )
+    if not url:
         server = OwnServer()
         server.start()
         prefect_settings.use_server(server.url)

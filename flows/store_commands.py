@@ -83,5 +83,7 @@ def list_catalog(
     with errors_for_people():
         if (rejects or outcomes or samples) and not name:
             raise UsageError("ls: --rejects, --outcomes and --samples need the name of a dataset.")
+        if samples < 0:
+            raise UsageError(f"ls: --samples is {samples}; it must not be negative.")
         result = catalog(store, name, rejects=rejects, outcomes=outcomes, samples=samples)
     answer(result, as_json, catalog_text(result))

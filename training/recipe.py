@@ -174,7 +174,10 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         ValueError: a name or a value does not fit; the message lists what does.
     """
     path = _find_recipe(str(name_or_path))
-    values = yaml.safe_load(path.read_text())
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is not a YAML file ({error}). Correct it there.") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path.name}: holds {type(values).__name__}; a recipe is a mapping.")
     for word in overrides:

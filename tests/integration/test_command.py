@@ -130,50 +130,6 @@ def test_gc_says_what_it_removes(photos: Path) -> None:
     assert report["paths"] == ["datasets/photos/parts/0123456789abcdef/shard-000000.tar"]
 
 
-MISTAKES = {
-    "no source": (("ingest", "--modality", "image", "--dataset", "x"), 2, "at least one SOURCE"),
-    "age": (("gc", "--older-than", "-1"), 2, "--older-than is -1"),
-    "whose rejects": (("ls", "--rejects"), 2, "need the name of a dataset"),
-    "plan of nothing": (("plan", "nowhere", "--modality", "image"), 1, "nowhere"),
-    "no such source": (
-        ("ingest", "nowhere", "--modality", "image", "--dataset", "x"),
-        1,
-        "nowhere",
-    ),
-    "modality": (("ingest", ".", "--modality", "sound", "--dataset", "x"), 2, "sound"),
-    "dataset name": (("ingest", "tests", "--modality", "image", "--dataset", "a/b"), 1, "a/b"),
-    "pattern": (
-        ("ingest", "tests", "--modality", "image", "--dataset", "x", "--pattern", "(("),
-        1,
-        "not a regular expression",
-    ),
-    "no such dataset": (("derive", "nothing", "hog"), 1, "holds no dataset 'nothing'"),
-    "no such column": (("derive", "photos", "hgo"), 1, "hgo"),
-    "no such parameter": (("derive", "photos", "hog", "sell=4"), 2, "sell"),
-    "wrong kind of value": (("derive", "photos", "hog", "cell=many"), 1, "many"),
-    "column of another modality": (("derive", "photos", "flow"), 1, "needs video samples"),
-    "no such recipe": (("pretrain", "may_tiny"), 1, "mae_tiny"),
-    "no such setting": (("pretrain", "mae_tiny", "mask.ration=0.5"), 1, "mask.ratio"),
-    "ratio": (("pretrain", "mae_tiny", "mask.ratio=75"), 1, "strictly between 0 and 1"),
-    "view": (("pretrain", "mae_tiny", "view.size=100"), 1, "whole"),
-    "no such run": (("evaluate", "nothing", "--dataset", "photos"), 1, "nothing"),
-    "report of nothing": (("report", "nothing"), 1, "nothing"),
-    "verify nothing": (("verify", "nothing"), 1, "nothing"),
-}
-STAGES = ("ingest", "derive", "pretrain", "evaluate")
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_a_mistake_is_one_clear_error(name: str, photos: Path) -> None:
-    words, code, said = MISTAKES[name]
-    direct = ("--direct",) if words[0] in STAGES else ()
-    done = headrace(*words, *direct, store=photos)
-    assert done.exit_code == code, done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stdout == ""
-
-
 def test_a_stale_column_is_refused_with_the_command_that_mends_it(photos: Path) -> None:
     words = ("pretrain", "maskfeat_image_tiny", "data.dataset=photos", "batch=4", "--direct")
     done = headrace(*words, store=photos)
