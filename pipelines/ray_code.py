@@ -7,7 +7,9 @@ bytes that no version gives alone, so what is equal is decided by the source fil
 from __future__ import annotations
 
 import hashlib
+import os
 import socket
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,18 +46,30 @@ def code_hash() -> str:
     return digest.hexdigest()[:16]
 
 
-def refuse_other_code(wanted: str) -> None:
-    """Check, in a worker, that it runs the code of the driver; nothing is wanted by "".
+@dataclass(frozen=True, slots=True)
+class Driver:
+    """What a worker must have in common with the driver, so that it does the same."""
 
-    Raises:
-        OtherCodeError: it does not.
-    """
-    if wanted and code_hash() != wanted:
-        raise OtherCodeError(
-            f"ray: the worker on {socket.gethostname()} runs headrace {code_hash()} from {ROOT}, "
-            f"the driver {wanted}. Let headrace connect to the cluster itself (--ray-address, or "
-            "RAY_ADDRESS), which sends its code along, or install the same version on each node."
-        )
+    code: str
+    "hash of its source files; empty where the worker can have no other"
+    folder: str
+    "where it runs: relative paths of raw files begin there"
+
+    def be_like(self) -> None:
+        """Check that this worker runs the driver's code, and go where the driver is.
+
+        Raises:
+            OtherCodeError: it runs other code.
+        """
+        if self.code and code_hash() != self.code:
+            raise OtherCodeError(
+                f"ray: the worker on {socket.gethostname()} runs headrace {code_hash()} from "
+                f"{ROOT}, the driver {self.code}. Let headrace connect to the cluster itself "
+                "(--ray-address, or RAY_ADDRESS), which sends its code along, or install the same "
+                "version on each node."
+            )
+        if os.path.isdir(self.folder):
+            os.chdir(self.folder)
 
 
 def refuse_missing(store_uri: str) -> None:

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipelines.processes import ATTEMPTS, died
-from pipelines.ray_code import code_hash, refuse_other_code, shipped
+from pipelines.ray_code import Driver, code_hash, refuse_missing, shipped
 from pipelines.worker import traced
 
 Job = TypeVar("Job")
@@ -63,10 +63,10 @@ def start_ray(address: str = "", cpus: int | None = None) -> None:
         ) from error
 
 
-def code_wanted() -> str:
-    """Return the hash of the code that workers must run; empty where this process started Ray, so
-    that they have no other."""
-    return "" if ray.get_runtime_context().gcs_address in _STARTED_HERE else code_hash()
+def this_driver() -> Driver:
+    """Describe this process to the workers; those of a Ray that it started have its code anyway."""
+    own = ray.get_runtime_context().gcs_address in _STARTED_HERE
+    return Driver("" if own else code_hash(), os.getcwd())
 
 
 def run_on_ray(
@@ -83,15 +83,15 @@ def run_on_ray(
         OtherCodeError: workers run other code than this process.
     """
     start_ray(address, cpus=max(workers, 2))
-    task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(traced_with_code)
+    task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(traced_for)
     wait_for_room(task, FIRST_TASK_SECONDS)
-    code = code_wanted()
+    driver = this_driver()
     waiting = {}
     following = iter(enumerate(jobs))
     try:
         while True:
             while len(waiting) < workers and (item := next(following, None)) is not None:
-                waiting[task.remote(code, function, item[1])] = item
+                waiting[task.remote(driver, function, item[1])] = item
             if not waiting:
                 return
             done, _ = ray.wait(list(waiting), num_returns=1)
@@ -108,8 +108,16 @@ def run_on_ray(
             ray.cancel(reference)
 
 
-def traced_with_code(code: str, function: Callable[[Job], Result], job: Job) -> tuple[Result, int]:
-    refuse_other_code(code)
+def traced_for(driver: Driver, function: Callable[[Job], Result], job: Job) -> tuple[Result, int]:
+    """Run a job as the driver would.
+
+    Raises:
+        OtherCodeError: this worker runs other code.
+        StoreError: it does not see the store that the job names.
+    """
+    driver.be_like()
+    if store := getattr(job, "store", ""):
+        refuse_missing(store)
     return traced(function, job)
 
 
@@ -120,7 +128,7 @@ def wait_for_room(task: Any, seconds: float) -> None:
         TimeoutError: it did not begin in time.
         OtherCodeError: the worker runs other code.
     """
-    first = task.remote(code_wanted(), str, "")
+    first = task.remote(this_driver(), str, "")
     done, _ = ray.wait([first], timeout=seconds)
     if not done:
         ray.cancel(first)

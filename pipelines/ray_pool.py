@@ -12,8 +12,8 @@ from ray.exceptions import RayError, RayTaskError
 from pipelines.batch import About
 from pipelines.mixture import Course
 from pipelines.processes import ATTEMPTS, WorkerDiedError
-from pipelines.ray_code import refuse_missing, refuse_other_code
-from pipelines.ray_jobs import cause, code_wanted, told_room
+from pipelines.ray_code import Driver, refuse_missing
+from pipelines.ray_jobs import cause, this_driver, told_room
 from pipelines.worker import use_one_thread
 
 Arrays = dict[str, Any]
@@ -30,14 +30,14 @@ class _Builder:
 
     course: Course
 
-    def ready(self, code: str, shared: list[Any]) -> None:
+    def ready(self, driver: Driver, shared: list[Any]) -> None:
         """Get ready to build what the driver would.
 
         Raises:
             OtherCodeError: this process runs other code.
             StoreError: it does not see the store.
         """
-        refuse_other_code(code)
+        driver.be_like()
         use_one_thread()
         self.course = ray.get(shared[0])
         for builder in self.course.builders:
@@ -138,7 +138,7 @@ class Pool:
 
     def _start(self) -> _Actor:
         actor = _Actor(_Builder.remote())
-        self.calls[actor.handle.ready.remote(code_wanted(), [self.shared])] = _Call(actor)
+        self.calls[actor.handle.ready.remote(this_driver(), [self.shared])] = _Call(actor)
         return actor
 
     def _hand_out(self) -> None:

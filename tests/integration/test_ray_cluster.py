@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -24,8 +25,8 @@ from pipelines.ingest import ingest
 from pipelines.ingest_spec import IngestSpec
 from pipelines.ray_code import PACKAGES, ROOT, OtherCodeError, shipped
 from pipelines.ray_feed import RayStream
-from pipelines.ray_jobs import start_ray, traced_with_code, wait_for_room
-from storage.fs import Store, open_store
+from pipelines.ray_jobs import start_ray, traced_for, wait_for_room
+from storage.fs import Store, StoreError, open_store
 from tests.integration.feed_sets import all_ranks, make_store, open_way, same
 from tests.integration.raw import make_videos
 from tests.integration.test_ingest import tree_hash
@@ -122,20 +123,26 @@ def test_a_lost_node_loses_no_batch(
 
 @pytest.mark.parametrize("lose", [False, True], ids=["whole", "a node is lost"])
 def test_ingest_and_derive_write_the_same_bytes(
-    cluster: Cluster, second: Any, executor: Executor, lose: bool, tmp_path: Path
+    cluster: Cluster,
+    second: Any,
+    executor: Executor,
+    lose: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    raw = str(make_videos(tmp_path / "raw", 12))
+    make_videos(tmp_path / "raw", 12)
     took: list[psutil.Process] = []
 
     def told(what: str, done: int, total: int) -> None:
         if second in cluster.worker_nodes:
-            took.extend(processes(second, "traced_with_code"))
+            took.extend(processes(second, "traced_for"))
             if lose and done == 2:
                 cluster.remove_node(second, allow_graceful=False)
 
+    monkeypatch.chdir(tmp_path)
     for place, where in (("one", Executor()), ("two", executor)):
         store = open_store(tmp_path / place)
-        ingest(store, [raw], "video", SPEC, where)
+        ingest(store, ["raw"], "video", SPEC, where)
         report = derive(
             store, "video", {"flow": {}}, where, progress=told if where.workers > 1 else None
         )
@@ -182,6 +189,14 @@ def test_workers_with_other_code_are_refused(
             list(open_way(store, "image", stop=2, kind="ray"))
 
 
+def test_a_store_that_a_node_does_not_see_is_told(
+    executor: Executor, second: Any, tmp_path: Path
+) -> None:
+    job = SimpleNamespace(store=str(tmp_path / "elsewhere"))
+    with pytest.raises(StoreError, match=r"no such folder on .*, where a Ray worker runs"):
+        list(run_jobs(str, [job], executor))
+
+
 def test_a_pool_without_room_is_refused_or_given_up(
     store: Store, cluster: Cluster, second: Any
 ) -> None:
@@ -196,4 +211,4 @@ def test_a_pool_without_room_is_refused_or_given_up(
         with pytest.raises(TimeoutError, match=r"batch 0 .* in 2 s\. 0 of 2 actors run.* 0 of the"):
             next(iter(RayStream(course, range(2), 2, first_seconds=2)))
         with pytest.raises(TimeoutError, match=r"no task began in 2 s\. 0 of the cluster's 3"):
-            wait_for_room(ray.remote(num_cpus=1)(traced_with_code), 2)
+            wait_for_room(ray.remote(num_cpus=1)(traced_for), 2)
