@@ -109,7 +109,8 @@ class BatchBuilder:
         "pixels of the last picture, written over by the next"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_readers": {}, "_cached": {}, "_blocks": Blocks()}
+        own = {"_readers": {}, "_cached": {}, "_blocks": Blocks(), "_seen": self._seen[:0]}
+        return {**self.__dict__, **own}
 
     def build(self, places: list[Place], epoch: int) -> Batch:
         """Return the batch of the samples at `places` ((shard, row) pairs) as seen in `epoch`."""
