@@ -14,11 +14,10 @@ from training.loop import Batch, Trainer
 from training.models.config import ModelInput
 from training.models.families import build_model
 from training.objectives import Objective
-from training.optim import make_optimizer
+from training.optim import make_optimizer, rate_of
 from training.ranks import Place, spread
 from training.recipe import Recipe
 from training.recompute import recompute_blocks
-from training.schedules import schedule_named
 from training.seen_targets import seen_width
 
 
@@ -72,13 +71,7 @@ def make_trainer(recipe: Recipe, about: dict[str, Any], place: Place) -> Trainer
             LEVELS.get(recipe.model.norm_input, 0),
         ),
         optimizer=make_optimizer(model, optim),
-        rate=schedule_named(
-            optim.schedule,
-            peak=optim.lr,
-            low=optim.min_lr,
-            warmup=optim.warmup,
-            total=recipe.steps,
-        ),
+        rate=rate_of(optim, recipe.steps, first_task=recipe.begin.count == "on"),
         device=place.device,
         clip=optim.clip,
         accumulate=recipe.accumulate,

@@ -6,6 +6,7 @@ cannot pass for knowledge.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -24,6 +25,7 @@ from training.assemble import make_trainer
 from training.checkpoints import read_checkpoint
 from training.confidence import interval, split_groups
 from training.features import encode, told
+from training.loop import Trainer
 from training.probes import OF_TOKENS, SEEDED, Features, knn_right, probe_named
 from training.ranks import Place, bare
 from training.recipe import Recipe, make_recipe
@@ -160,6 +162,31 @@ def _sides(
     values = torch.cat([taught.features[0], heldout.features[0]])
     labels = taught.features[1] + heldout.features[1]
     return Side((values, labels), taught.groups + heldout.groups), None, 0
+
+
+def probe_while_training(
+    store: Store, recipe: Recipe
+) -> Callable[[Trainer], dict[str, float]] | None:
+    """Return what tries kNN on the first `data.probe` labelled samples, each with its own group
+    left out; None where the recipe asks for none.
+    """
+    if not recipe.data.probe:
+        return None
+    dataset = recipe.data.dataset
+    stream = replace(
+        eval_stream(recipe, dataset), snapshot=recipe.data.snapshot, samples=recipe.data.probe
+    )
+    feed = open_eval(store, stream)
+    groups = _groups(store, dataset, feed.fingerprints["snapshot"])
+
+    def probe(trainer: Trainer) -> dict[str, float]:
+        found = encode(trainer, feed)
+        if not found.keys:
+            return {}
+        right = knn_right(found.features, None, [groups[key] for key in found.keys])
+        return {"knn_accuracy": float(right.float().mean())}
+
+    return probe
 
 
 def features(

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from training.schedules import SCHEDULES
+from training.schedules import COOLDOWNS, SCHEDULES
 
 OPTIMIZERS = ("adamw", "lion")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InfiniteConfig:
+    """The phases of the infinite schedule."""
+
+    ends: tuple[float, float, float] = (0.05, 0.15, 0.80)
+    "of warm-up, cooldown and the constant phase: shares of the steps, or steps where above 1"
+    held: float = 0.1
+    "the constant rate, as a share of the peak"
+    cooldown: str = "cosine"
+    "cosine, linear or inverse_sqrt"
+
+    def __post_init__(self) -> None:
+        if self.cooldown not in COOLDOWNS or not 0 < self.held <= 1 or min(self.ends) < 0:
+            raise ValueError(
+                f"optim.infinite: cooldown is {self.cooldown!r}, held is {self.held}, ends are "
+                f"{self.ends}; cooldown must be one of {', '.join(COOLDOWNS)}, held a share above "
+                "0, ends in order, shares or steps."
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,11 +47,18 @@ class OptimConfig:
     "largest gradient norm; 0 does not clip"
     decay_tokens: bool = True
     "cls and mask tokens decay in MAE, not in the VideoMAE family"
+    layer_decay: float = 1.0
+    "factor of the rate from each block of the encoder to the one below it; 1 has one rate"
+    infinite: InfiniteConfig = field(default_factory=InfiniteConfig)
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise ValueError(
                 f"optim.lr is {self.lr}; it must be above 0. 1e-3 is usual for tiny models."
+            )
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(
+                f"optim.layer_decay is {self.layer_decay}; it must be above 0 and at most 1."
             )
         if self.kind not in OPTIMIZERS:
             raise ValueError(

@@ -22,7 +22,10 @@ from pipelines.keys import sample_id
 from pipelines.recipe_feed import main_batch, main_stream, open_recipe
 from storage.fs import Store, open_store
 from training.assemble import about_input, count_parameters, make_trainer
+from training.begin import first_step, load_begin, pin_begin, spared_steps
 from training.checkpoints import list_checkpoints, read_checkpoint
+from training.curves import drop_curves
+from training.evaluate import probe_while_training
 from training.flops import measured_peak, sample_flops
 from training.guard import BadStep, DivergedError
 from training.import_weights import load_weights
@@ -122,15 +125,16 @@ def _begin(store: Store, recipe: Recipe, run: str, resume: bool) -> tuple[Recipe
     """Return the recipe with its snapshot fixed, and how many steps are finished."""
     record = read_record(store, run)
     steps = list_checkpoints(store, run)
+    recipe = pin_begin(store, recipe, record)
     if record is None:
-        return recipe, 0
+        return recipe, first_step(recipe)
     if not resume and steps:
         raise RunError(
             f"run {run}: exists, with {steps[-1]} of {record['recipe']['steps']} steps done. "
             "Add --resume to continue it, or choose another --run."
         )
     if not resume:
-        return recipe, 0
+        return recipe, first_step(recipe)
     recipe = pin_snapshots(recipe, record["provenance"])
     # Built again, as settings that are newer than the record have their defaults in it.
     if recipe_fingerprint(recipe) != recipe_fingerprint(make_recipe(record["recipe"])):
@@ -139,7 +143,7 @@ def _begin(store: Store, recipe: Recipe, run: str, resume: bool) -> tuple[Recipe
             "keeps its recipe. "
             "Give the same settings, or choose another --run."
         )
-    return recipe, steps[-1] if steps else 0
+    return recipe, steps[-1] if steps else first_step(recipe)
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any], where: str = "") -> str:
@@ -180,11 +184,17 @@ def _train(
         example=pick_example(heldout, main),
         about=provenance,
         keys=partial(_keys, feed),
+        probe=probe_while_training(store, recipe) if place.first else None,
+        spare=spared_steps(recipe),
         speed=_speed(trainer, main, recipe) if place.first else {},
     )
+    if place.first:
+        drop_curves(store, run, after=done)
     skips = {skip["step"] for skip in read_skips(store, run)}
-    if done:  # last, as opening a feed draws from the generators
-        restore(trainer, read_checkpoint(store, run, device=str(place.device)))
+    if list_checkpoints(store, run):  # last, as opening a feed draws from the generators
+        restore(trainer, read_checkpoint(store, run, done, device=str(place.device)))
+    else:
+        load_begin(store, recipe, trainer)
     with stop_on_signals(place) as stop:
         hooks = Recorder(session, stop, progress).hooks()
         finished = train(trainer, chain([first], source), range(done, recipe.steps), hooks, skips)

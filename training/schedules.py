@@ -31,7 +31,7 @@ def schedule_named(
     `low`.
 
     Args:
-        name: one of `SCHEDULES`.
+        name: one of `SCHEDULES` but infinite, which has more settings.
         warmup: share of the steps in which the rate rises.
         total: steps of the run.
 
@@ -41,8 +41,6 @@ def schedule_named(
     rise = int(warmup * total)
     if name == "constant":
         return lambda step: peak * min(1.0, (step + 1) / (rise + 1))
-    if name == "infinite":
-        return lambda step: infinite(step + 1, peak=peak, low=low or 0.01 * peak, total=total + 1)
     if name == "cosine":
         return lambda step: cosine(step + 1, peak=peak, low=low, warmup=rise + 1, total=total + 1)
     if name == "one_cycle":
@@ -78,14 +76,15 @@ def infinite(
     Args:
         step: 0 or more.
         constant: the rate that is held; None is a tenth of the peak.
-        bounds: shares of `total` where warm-up, cooldown and the constant phase end.
+        bounds: where warm-up, cooldown and the constant phase end: shares of `total`, or steps
+            where above 1, so that a run can go on where a shorter one was.
         cooldown: way from the peak to the held rate: cosine, linear or inverse_sqrt.
         first_task: later tasks (new data) begin in the constant phase.
 
     Source: "Beyond Cosine Decay", arXiv:2503.02844; the annealing exponent is ours.
     """
     held = 0.1 * peak if constant is None else constant
-    warm, cool, hold = (int(share * total) for share in bounds)
+    warm, cool, hold = phase_ends(bounds, total)
     if first_task and step <= warm:
         return peak * step / max(warm, 1)
     if first_task and step <= cool:
@@ -93,6 +92,12 @@ def infinite(
     if step <= hold:
         return held
     return held * (low / held) ** ((step - hold) / (total - hold))
+
+
+def phase_ends(bounds: tuple[float, float, float], total: int) -> tuple[int, int, int]:
+    """Return the steps where the phases of the infinite schedule end; see `infinite`."""
+    warm, cool, hold = (int(bound if bound > 1 else bound * total) for bound in bounds)
+    return warm, cool, hold
 
 
 def videomae_table(peak: float, low: float, total: int, warmup: int) -> list[float]:

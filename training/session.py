@@ -12,6 +12,7 @@ import torch
 
 from storage.fs import Store
 from training.checkpoints import Label, write_checkpoint
+from training.curves import write_curves
 from training.heldout import look
 from training.loop import Batch, Hooks, Trainer, sample_losses
 from training.pictures import draw_sheet
@@ -56,7 +57,7 @@ class Session:
     "code and data, for the records of checkpoints"
     keys: Callable[[int], dict[int, str]]
     "sample ids and keys of a batch"
-    probe: Callable[[Trainer], dict[str, float]] = lambda trainer: {}
+    probe: Callable[[Trainer], dict[str, float]] | None = None
     "figures on labelled samples, at each evaluation"
     spare: frozenset[int] = frozenset()
     "steps whose checkpoint is kept"
@@ -96,6 +97,7 @@ class Recorder:
             skipped=self.skipped,
             log_every=recipe.log_every,
             save_every=recipe.save_every,
+            save_also=self.session.spare,
             heldout_every=recipe.heldout_every,
         )
 
@@ -125,6 +127,7 @@ class Recorder:
             session.metrics.add({"step": step, "feed": stalls})
             say(session.place, f"{session.run}: {stalls['advice']}")
         session.metrics.flush()
+        write_curves(session.store, session.run, session.metrics.lines, step)
         _draw(session, step)
         self._keep_failures()
         looked, loss = self.evaluated
@@ -139,10 +142,11 @@ class Recorder:
     def evaluate(self) -> dict[str, Any]:
         """Return the figures of the held-out samples and of the probe; none on other ranks."""
         session, wanted = self.session, self.session.recipe.data.heldout
-        if session.heldout is None or not session.place.first:
+        if not session.place.first:
             return {}
         alone = _alone(session.trainer)
-        return {**(look(alone, session.heldout, wanted) if wanted else {}), **session.probe(alone)}
+        found = look(alone, session.heldout, wanted) if session.heldout and wanted else {}
+        return found | (session.probe(alone) if session.probe is not None else {})
 
     def tick(self, step: int) -> bool:
         """Tell the progress and what epochs have ended; say whether to stop."""

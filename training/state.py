@@ -31,17 +31,22 @@ def snapshot_state(trainer: Trainer, step: int) -> dict[str, Any]:
 
 def restore(trainer: Trainer, state: dict[str, Any]) -> None:
     """Set a trainer to the state of a checkpoint; one of version 1 has fewer parts."""
-    bare(trainer.model).load_state_dict(state["model"])
-    trainer.optimizer.load_state_dict(state["optimizer"])
+    restore_weights(trainer, state)
     torch.set_rng_state(state["generator"].cpu())
     trainer.window.figures = list(state.get("window", []))
     trainer.guard.good = list(state.get("good", []))
     if "cuda_generator" in state and trainer.device.type == "cuda":
         torch.cuda.set_rng_state(state["cuda_generator"].cpu(), trainer.device)
+
+
+def restore_weights(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Give a trainer the weights of a checkpoint, and the optimiser that goes with them."""
+    bare(trainer.model).load_state_dict(state["model"])
+    trainer.optimizer.load_state_dict(state["optimizer"])
     if "scaler" in state:
         trainer.scaler.load_state_dict(state["scaler"])
     if trainer.average is not None:
-        trainer.average.load(state["average"])
+        trainer.average.load(state.get("average") or state["model"])
 
 
 def kept_weights(state: dict[str, Any]) -> dict[str, Any]:
