@@ -19,7 +19,7 @@ import torch
 
 from pipelines.batch import Told
 from pipelines.mixture import Course
-from pipelines.ray_jobs import cluster_cpus, start_ray
+from pipelines.ray_jobs import cluster_cpus, start_ray, started_here
 from pipelines.ray_pool import ACTOR_CPUS, Pool
 
 FIRST_BATCH_SECONDS = 300.0
@@ -51,7 +51,7 @@ class RayStream:
 
     def __iter__(self) -> Iterator[Told]:
         start_ray()
-        check_room(self.actors)
+        check_room(self.actors, 1 if started_here() else self.course.ranks)
         self.close()
         pool = self.pool = Pool(self.course, self.numbers, self.actors, self.budget)
         seconds = self.first_seconds
@@ -78,16 +78,16 @@ def _own(value: Any) -> torch.Tensor:
     return tensor.pin_memory() if torch.cuda.is_available() else tensor
 
 
-def check_room(actors: int) -> None:
+def check_room(actors: int, ranks: int) -> None:
     """Refuse to start what can never run: Ray would wait for room without a word.
 
     Raises:
         RuntimeError: the cluster has too few CPUs.
     """
-    needed, cpus = actors * ACTOR_CPUS, cluster_cpus()
+    needed, cpus = ranks * actors * ACTOR_CPUS, cluster_cpus()
     if needed > cpus:
         raise RuntimeError(
-            f"ray feed: {actors} actors of {ACTOR_CPUS:g} CPU need {needed:g} CPUs, the cluster "
-            f"has {cpus:g}. They would wait for ever. Use --workers {int(cpus / ACTOR_CPUS)}, a "
-            "larger cluster, or --feed local."
+            f"ray feed: {actors} actors of {ACTOR_CPUS:g} CPU for each rank (here {ranks}) need "
+            f"{needed:g} CPUs, the cluster has {cpus:g}. They would wait for ever. Use fewer "
+            "--workers, a larger cluster, or --feed local."
         )

@@ -63,10 +63,14 @@ def start_ray(address: str = "", cpus: int | None = None) -> None:
         ) from error
 
 
+def started_here() -> bool:
+    """Say whether this process started the Ray that it is connected to, and has it for itself."""
+    return ray.get_runtime_context().gcs_address in _STARTED_HERE
+
+
 def this_driver() -> Driver:
     """Describe this process to the workers; those of a Ray that it started have its code anyway."""
-    own = ray.get_runtime_context().gcs_address in _STARTED_HERE
-    return Driver("" if own else code_hash(), os.getcwd())
+    return Driver("" if started_here() else code_hash(), os.getcwd())
 
 
 def run_on_ray(

@@ -202,8 +202,8 @@ def test_a_pool_without_room_is_refused_or_given_up(
 ) -> None:
     """Both would wait for ever without a word."""
     with connected(cluster, runtime_env=shipped()):
-        with pytest.raises(RuntimeError, match=r"7 actors .* need 3\.5 CPUs, the cluster has 3\."):
-            list(open_way(store, "image", stop=2, kind="ray", workers=7))
+        with pytest.raises(RuntimeError, match=r"2 actors .* 4\) need 4 CPUs, the cluster has 3\."):
+            list(open_way(store, "image", stop=2, kind="ray", ranks=4, workers=2))
         for _ in range(3):
             ray.remote(num_cpus=1)(lambda: time.sleep(60)).remote()
         wait_until(lambda: not ray.available_resources().get("CPU"))

@@ -3,16 +3,28 @@ beginning (G8, G9, T10)."""
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
+import psutil
 import pytest
 import ray
 
+from pipelines.batch import Told
+from pipelines.feed import open_feed
+from pipelines.mixture import Course, Task
+from pipelines.processes import WorkerDiedError
+from pipelines.ray_feed import RayStream
 from pipelines.ray_jobs import start_ray
 from pipelines.ray_pool import Ahead
-from storage.fs import Store
-from tests.integration.feed_sets import WAYS, all_ranks, make_store, open_way, same
+from storage.fs import Store, open_store
+from storage.shards import ShardError
+from tests.integration.feed_sets import STREAMS, WAYS, all_ranks, make_store, open_way, same
 
 pytestmark = pytest.mark.ray
 CPUS = 6
@@ -71,3 +83,100 @@ def test_what_is_built_ahead_keeps_within_its_bytes() -> None:
     del ahead.promised[3]
     assert ahead.promise(4, stream=1), "one larger than the budget goes alone"
     assert not ahead.promise(5, stream=0)
+
+
+def builders() -> list[psutil.Process]:
+    """Return the actors that run."""
+    below = psutil.Process().children(recursive=True)
+    return [child for child in below if child.name().startswith("ray::_Builder")]
+
+
+def wait_until_they_ended() -> None:
+    _, alive = psutil.wait_procs(builders(), timeout=60)
+    assert not alive
+
+
+@pytest.mark.slow
+def test_killed_actors_change_no_batch(store: Store) -> None:
+    wanted = list(open_way(store, "mixture", stop=40))
+    feed, got, killed = open_way(store, "mixture", stop=40, kind="ray", workers=2), [], 0
+    for batch in feed:
+        got.append(batch)
+        if len(got) in (1, 7, 20):
+            builders()[0].kill()
+            killed += 1
+    assert killed == 3
+    assert len(got) == len(wanted)
+    assert all(same(a, b) for a, b in zip(got, wanted, strict=True))
+    wait_until_they_ended()
+
+
+@dataclass(frozen=True, slots=True)
+class Fatal(Course):
+    """A course with a batch that ends the process, as a fault in a decoder does."""
+
+    def build(self, task: Task) -> Told:
+        """Build a batch, save one."""
+        if task == self.task(3):
+            os._exit(11)
+        return self.builders[task.stream].build_told(task.places, task.epoch)
+
+
+@pytest.mark.slow
+def test_a_batch_that_kills_each_actor_is_named(store: Store) -> None:
+    course = open_way(store, "image", stop=1).course
+    fatal = Fatal(course.builders, course.orders, course.turns)
+    stream = RayStream(fatal, range(8), actors=2)
+    got = []
+    with pytest.raises(WorkerDiedError, match=r"3 actors died as they built batch 3.* of image: "):
+        got.extend(stream)
+    assert len(got) <= 3
+    wait_until_they_ended()
+
+
+@pytest.mark.slow
+def test_damage_is_told_as_by_the_local_feed(store: Store, tmp_path: Path) -> None:
+    shutil.copytree(store.uri, tmp_path / "store")
+    for shard in (tmp_path / "store/datasets/image").rglob("shard-*.tar"):
+        data = bytearray(shard.read_bytes())
+        data[700] ^= 1
+        shard.write_bytes(data)
+    damaged = open_store(tmp_path / "store")
+    told = []
+    for kind in ("local", "ray"):
+        with pytest.raises(ShardError) as error:
+            list(open_feed(damaged, STREAMS["image"], stop=4, kind=kind))
+        told.append(str(error.value))
+    assert told[0] == told[1]
+
+
+@pytest.mark.slow
+def test_a_slow_trainer_holds_the_actors_back(store: Store) -> None:
+    """G11: what is built ahead stays within its bytes."""
+    course = open_way(store, "image", stop=1).course
+    batch, _ = course.build(course.task(0))
+    size = sum(value.numel() * value.element_size() for value in batch.values())
+    stream = RayStream(course, range(100), actors=2, budget=5 * size)
+    for _ in zip(range(8), stream, strict=False):
+        time.sleep(0.3)
+        assert stream.pool is not None
+        assert len(stream.pool.ahead.promised) <= 5
+        assert sum(stream.pool.ahead.promised.values()) <= 5 * size
+    assert len(stream.pool.built) == 4, "the room is used"
+    stream.close()
+    wait_until_they_ended()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_memory_does_not_grow_with_batches(store: Store) -> None:
+    """T11: resident memory of trainer and actors over 10^4 batches."""
+    resident = {}
+    for number, _ in enumerate(open_way(store, "image", stop=10_000, kind="ray", workers=2)):
+        if number in (2000, 9900):
+            everyone = [psutil.Process(), *builders()]
+            assert len(everyone) == 3
+            resident[number] = [process.memory_info().rss / 2**20 for process in everyone]
+    print(resident)
+    grown = [after - before for before, after in zip(*resident.values(), strict=True)]
+    assert max(grown) < 12, "MiB over 7,900 batches"
