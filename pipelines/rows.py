@@ -135,9 +135,7 @@ def read_rows(
             name: _read_index(store, snapshot, entry.part, spec, manifest)
             for name, spec in columns.items()
         }
-        shards = _numbers(manifest["shard"])
-        for number in np.unique(shards[keep]):
-            rows = keep[shards[keep] == number]
+        for number, rows in _by_shard(_numbers(manifest["shard"])[keep], keep):
             shard = entry.shards[number]["name"]
             found.append(
                 ShardRows(
@@ -185,6 +183,17 @@ def _chosen(manifest: pa.Table, split: str | None, where: Mapping[str, Any]) -> 
         same = compute.indices_nonzero(compute.equal(manifest["split"], _text(split)))
         rows = _numbers(same).astype(np.int64)
     return rows[fitting(_taken(manifest, rows), where)] if where else rows
+
+
+def _by_shard(
+    shards: NDArray[np.int64], rows: NDArray[np.int64]
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield each shard's number and its rows, ascending; `np.unique` would import masked arrays."""
+    order = np.argsort(shards, kind="stable")
+    shards, rows = shards[order], rows[order]
+    begins = np.flatnonzero(np.diff(shards, prepend=-1))
+    for begin, end in zip(begins, np.append(begins, len(rows))[1:], strict=True):
+        yield int(shards[begin]), rows[begin:end]
 
 
 def _limited(
