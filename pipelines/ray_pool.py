@@ -50,7 +50,7 @@ class _Builder:
         return arrays, about, ray.get_runtime_context().get_node_id()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Actor:
     """An actor, and how many answers it owes."""
 
@@ -119,6 +119,7 @@ class Pool:
             WorkerDiedError: its actors died each time.
         """
         deadline = time.monotonic() + seconds
+        self._listen()
         while number not in self.built:
             self._hand_out()
             left = max(deadline - time.monotonic(), 0.0)
@@ -135,6 +136,13 @@ class Pool:
         for actor in self.actors if ray.is_initialized() else ():
             ray.kill(actor.handle)
         self.actors, self.calls, self.built = [], {}, {}
+
+    def _listen(self) -> None:
+        """Take all answers that are there, so that actors get more to do."""
+        if self.calls:
+            for reference in ray.wait(list(self.calls), num_returns=len(self.calls), timeout=0)[0]:
+                if reference in self.calls:
+                    self._answer(reference)
 
     def _start(self) -> _Actor:
         actor = _Actor(_Builder.remote())

@@ -58,12 +58,13 @@ def test_two_ranks_of_a_mixture_resume_with_the_batches_of_the_local_feed(store:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_any_ranks_and_actors_from_any_batch(store: Store, way: str, ranks: int) -> None:
+@pytest.mark.parametrize(("ranks", "actors"), [(1, 3), (2, 2), (4, 1)])
+def test_any_ranks_and_actors_from_any_batch(
+    store: Store, way: str, ranks: int, actors: int
+) -> None:
     rng = random.Random(f"{way} {ranks}")
-    for actors in (1, 2, 3):
-        start = rng.randrange(30)
-        check(store, way, ranks, actors, start, start + rng.randrange(5, 12))
+    start = rng.randrange(30)
+    check(store, way, ranks, actors, start, start + rng.randrange(5, 12))
 
 
 def test_what_is_built_ahead_keeps_within_its_bytes() -> None:
@@ -162,7 +163,7 @@ def test_a_slow_trainer_holds_the_actors_back(store: Store) -> None:
         assert stream.pool is not None
         assert len(stream.pool.ahead.promised) <= 5
         assert sum(stream.pool.ahead.promised.values()) <= 5 * size
-    assert len(stream.pool.built) == 4, "the room is used"
+    assert len(stream.pool.built) == 4, "what room there is, is used"
     stream.close()
     wait_until_they_ended()
 
