@@ -65,7 +65,9 @@ def cost_line(dataset: str, name: str, cost: dict[str, Any], workers: int) -> st
         f"{dataset} {name}: {missing}\n"
         f"  a sample: {cost['bytes_per_sample']:,.0f} bytes, "
         f"{1000 * cost['seconds_per_sample']:.2f} CPU ms to compute, "
-        f"{1000 * cost['read_seconds_per_sample']:.3f} to read (by {cost['measured']} samples)\n"
+        f"{1000 * cost['read_seconds_per_sample']:.3f} to read, "
+        f"{1000 * cost['online_seconds_per_sample']:.3f} for one look online "
+        f"(by {cost['measured']} samples)\n"
         f"  storing {pays}; {cost['advice']}"
     )
 

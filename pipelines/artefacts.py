@@ -121,7 +121,7 @@ def _read_file(column: str, name: str, path: str) -> bytes:
     if not file.is_file():
         raise ArtefactError(
             f"column {column}: {name} is {path!r}, which is no file here. Give a safetensors or "
-            ".pth file, the SHA-256 of one that a column already holds, or run:NAME."
+            ".pth file, or the SHA-256 of one that a column already holds."
         )
     return file.read_bytes()
 
@@ -152,8 +152,21 @@ def provide(
             f"column {spec.column}: {name} should be {wanted[:16]}…, found "
             f"{named.parameters[name][:16]}…. Give the file with that content."
         )
+    check_artefact(named, data)
     store.put_if_absent(artefact_path(snapshot.dataset, named), data)
     return named
+
+
+def check_artefact(spec: ColumnSpec, data: bytes) -> None:
+    """Refuse what a column cannot be looked through, before anything is written.
+
+    Raises:
+        ArtefactError: the weights are of another kind, or what reads them is not installed.
+    """
+    try:
+        PRODUCERS[spec.producer].check_artefact(data, spec.parameters)
+    except ValueError as error:
+        raise ArtefactError(f"column {spec.column}: {error}") from error
 
 
 def _make(store: Store, snapshot: Snapshot, spec: ColumnSpec) -> bytes:
@@ -172,8 +185,8 @@ def read_given(spec: ColumnSpec) -> bytes:
     value = spec.parameters[name]
     if not value:
         raise ArtefactError(
-            f"column {spec.column}: {name} is missing. Say which, {spec.column}.{name}=FILE or "
-            f"{spec.column}.{name}=run:NAME."
+            f"column {spec.column}: {name} is missing. Say which, {spec.column}.{name}=FILE"
+            + (f" or {spec.column}.{name}=run:NAME." if spec.column == "features" else ".")
         )
     if _HASH.fullmatch(value):
         raise ArtefactError(

@@ -61,6 +61,12 @@ class Producer:
     fitted: bool = False
     "the artefact is fitted to the dataset's first part, not given from outside"
     wants_artefact: Callable[[Parameters], bool] = lambda parameters: True
+    check_artefact: Callable[[bytes, Parameters], None] = lambda artefact, parameters: None
+    "refuses weights that are not this column's, before anything is written"
+    decodes: bool = True
+    "whether the samples are decoded to pixels, which a stream does anyway"
+    online: bool = False
+    "whether a stream can make it too, as it trains"
 
     @property
     def text(self) -> str:

@@ -17,17 +17,21 @@ import numpy as np
 from pipelines.artefacts import (
     artefact_name,
     artefact_path,
+    check_artefact,
     read_artefact,
     read_given,
+    resolve,
     resolve_all,
 )
 from pipelines.catalog import open_snapshot
 from pipelines.column_codec import pack_array, unpack_array
-from pipelines.column_types import Array, Stored
+from pipelines.column_types import Array, Parameters, Stored, frozen_pixels
+from pipelines.derive import check_modality
 from pipelines.producers import PRODUCERS, column_spec, needed_by
 from pipelines.producers_learned import coded_frames
 from pipelines.sidecars import SidecarJob, check_tables, read_samples
 from preprocessing.kmeans import patch_vectors
+from preprocessing.payloads import decode_payload
 from storage import tar
 from storage.columns import ColumnSpec, part_state
 from storage.fs import Store
@@ -52,6 +56,8 @@ class Cost:
     "in the sidecar, tar headers included"
     read_seconds_per_sample: float
     "CPU of unpacking what was stored"
+    online_seconds_per_sample: float
+    "CPU of one look computed online, beyond the decoding and the view that training pays anyway"
     seconds: float
     bytes: int
     break_even: float | None
@@ -96,16 +102,19 @@ def _estimate(
     store: Store, snapshot: Snapshot, spec: ColumnSpec, asked: tuple[float, int, bytes | None]
 ) -> Cost:
     epochs, count, given = asked
-    spec = resolve_all(store, snapshot.dataset, spec)
+    check_modality(snapshot, spec)
+    said, spec = spec, resolve_all(store, snapshot.dataset, spec)
     missing = [
         entry
         for entry in snapshot.parts
         if part_state(store, snapshot.dataset, spec, entry.part) == "missing"
     ]
     total = sum(entry.samples for entry in missing)
-    stored = _first(store, snapshot, (missing or list(snapshot.parts))[0], spec, count + 1)
-    artefact = _artefact(store, snapshot, spec, stored, given)
-    seconds, arrays = _timed(spec, stored, artefact)
+    stored = _first(store, snapshot, (missing or list(snapshot.parts))[0], said, count + 1)
+    artefact = _artefact(store, snapshot, said, stored, given)
+    seconds, anyway, arrays = _timed(spec, stored, artefact)
+    looks = spec.parameters.get("draws") or spec.parameters.get("views") or 1
+    online = max(seconds - anyway, 0.0) / looks
     packed = [pack_array(array) for array in arrays]
     began = time.process_time()
     for data in packed:
@@ -122,8 +131,9 @@ def _estimate(
         read_seconds_per_sample=read,
         seconds=seconds * total,
         bytes=round(size * total),
-        break_even=seconds / (seconds - read) if seconds > read else None,
-        advice=_advice(spec, seconds, read, epochs),
+        online_seconds_per_sample=online,
+        break_even=seconds / (online - read) if online > read else None,
+        advice=_advice(spec, online * epochs, seconds + read * epochs, epochs),
     )
 
 
@@ -158,10 +168,13 @@ def _artefact(
     """Return a column's artefact; centroids that are not fitted yet are drawn at random."""
     if not artefact_name(spec) or given is not None:
         return given
-    if store.exists(artefact_path(snapshot.dataset, spec)):
-        return read_artefact(store, snapshot.dataset, spec)
+    found = resolve(store, snapshot.dataset, spec)
+    if store.exists(artefact_path(snapshot.dataset, found)):
+        return read_artefact(store, snapshot.dataset, found)
     if not PRODUCERS[spec.producer].fitted:
-        return read_given(spec)
+        data = read_given(spec)
+        check_artefact(spec, data)
+        return data
     frames = next(coded_frames(samples[0], spec.parameters))
     width = patch_vectors(frames, spec.parameters["patch"]).shape[1]
     buffer = io.BytesIO()
@@ -171,27 +184,38 @@ def _artefact(
 
 def _timed(
     spec: ColumnSpec, stored: list[Stored], artefact: bytes | None
-) -> tuple[float, list[Array]]:
-    """Return the CPU seconds a sample, after one that warms up, and the arrays."""
-    make = PRODUCERS[spec.producer].make
-    list(make(stored[:1], spec.parameters, artefact))
-    measured = stored[1:] or stored
+) -> tuple[float, float, list[Array]]:
+    """Return the CPU seconds a sample, those of them that training pays anyway, and the arrays.
+
+    One sample goes before, to warm up.
+    """
+    producer, measured = PRODUCERS[spec.producer], stored[1:] or stored
+    list(producer.make(stored[:1], spec.parameters, artefact))
     began = time.process_time()
-    arrays = list(make(measured, spec.parameters, artefact))
-    return (time.process_time() - began) / len(measured), arrays
+    arrays = list(producer.make(measured, spec.parameters, artefact))
+    made = time.process_time()
+    if producer.decodes:
+        for sample in measured:
+            _look(sample, spec.parameters)
+    seen = time.process_time()
+    return (made - began) / len(measured), (seen - made) / len(measured), arrays
 
 
-def _advice(spec: ColumnSpec, seconds: float, read: float, epochs: float) -> str:
-    """Say whether to store a column that is looked at so many times."""
-    online, stored = seconds * epochs, seconds + read * epochs
-    if PRODUCERS[spec.producer].frozen and spec.column == "features":
-        return f"store: {spec.column} cannot be made online"
-    if online <= stored:
-        return (
-            f"online: {epochs:g} epochs cost {1000 * online:.2f} ms a sample computed each time, "
-            f"{1000 * stored:.2f} ms stored"
-        )
-    return (
-        f"store: {epochs:g} epochs cost {1000 * stored:.2f} ms a sample stored, "
-        f"{1000 * online:.2f} ms computed each time"
+def _look(stored: Stored, parameters: Parameters) -> None:
+    """Do what training does before any target: decode a sample, and show its frozen views."""
+    if "view" not in parameters:
+        decode_payload(stored.ext, stored.payload)
+        return
+    for _ in frozen_pixels(stored, parameters):
+        pass
+
+
+def _advice(spec: ColumnSpec, online: float, stored: float, epochs: float) -> str:
+    """Say whether to store a column that costs so many seconds a sample in so many epochs."""
+    if not PRODUCERS[spec.producer].online:
+        return f"store: training reads {spec.column} from its column, and does not make it"
+    costs = (
+        f"{epochs:g} epochs cost {1000 * online:.2f} ms a sample computed each time, "
+        f"{1000 * stored:.2f} ms stored"
     )
+    return f"{'online' if online <= stored else 'store'}: {costs}"

@@ -51,15 +51,8 @@ def derive(
     """
     snapshot = open_snapshot(store, dataset)
     specs = {name: column_spec(name, parameters) for name, parameters in columns.items()}
-    modality = str(snapshot.settings["modality"])
-    for name in specs:
-        if modality not in PRODUCERS[name].modalities:
-            able = [column for column, p in PRODUCERS.items() if modality in p.modalities]
-            raise ValueError(
-                f"derive {name} of {dataset}: {name} needs "
-                f"{' or '.join(PRODUCERS[name].modalities)} samples, "
-                f"{dataset} holds {modality} samples. Columns for these: {', '.join(able)}."
-            )
+    for spec in specs.values():
+        check_modality(snapshot, spec)
     results: dict[str, dict[str, Any]] = {}
     for name, spec in specs.items():
         for source in needed_by(spec).values():
@@ -71,6 +64,25 @@ def derive(
         spec = provide(store, snapshot, spec, (artefacts or {}).get(name))
         results[name] = _derive_column(store, snapshot, spec, executor, progress)
     return results
+
+
+def check_modality(snapshot: Snapshot, spec: ColumnSpec) -> None:
+    """Refuse a column that samples of this kind cannot have, or that is made from such a one.
+
+    Raises:
+        ValueError: with the columns that they can have.
+    """
+    modality = str(snapshot.settings["modality"])
+    for name in (spec.column, *needed_by(spec)):
+        able = PRODUCERS[name].modalities
+        if modality not in able:
+            others = [column for column, p in PRODUCERS.items() if modality in p.modalities]
+            source = "" if name == spec.column else f"it is made from {name}, and "
+            raise ValueError(
+                f"derive {spec.column} of {snapshot.dataset}: {source}{name} needs "
+                f"{' or '.join(able)} samples, {snapshot.dataset} holds {modality} samples. "
+                f"Columns for these: {', '.join(others)}."
+            )
 
 
 def _derive_column(
@@ -151,9 +163,16 @@ def why(
     store: Store, dataset: str, column: str, parameters: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Explain, a line a part, whether a column with these parameters is there, and if not what
-    differs."""
+    differs.
+
+    Raises:
+        FileNotFoundError: no such dataset.
+        ValueError: an unknown column or parameter, or a column that this modality cannot have.
+    """
     snapshot = open_snapshot(store, dataset)
-    wanted = resolve_all(store, dataset, column_spec(column, parameters))
+    wanted = column_spec(column, parameters)
+    check_modality(snapshot, wanted)
+    wanted = resolve_all(store, dataset, wanted)
     others = [spec for spec in list_columns(store, dataset) if spec.column == column]
     lines = []
     for entry in snapshot.parts:
@@ -178,10 +197,19 @@ def difference(wanted: ColumnSpec, other: ColumnSpec) -> str:
         for name in ("producer", "version")
         if left[name] != right[name]
     ]
-    names = sorted({*wanted.parameters, *other.parameters})
+    asked, there = _flat(wanted.parameters), _flat(other.parameters)
     words += [
-        f"{name} {other.parameters.get(name)!r}, wanted {wanted.parameters.get(name)!r}"
-        for name in names
-        if wanted.parameters.get(name) != other.parameters.get(name)
+        f"{name} {there.get(name)!r}, wanted {asked.get(name)!r}"
+        for name in sorted({*asked, *there})
+        if asked.get(name) != there.get(name)
     ]
     return ", ".join(words) or "the same settings"
+
+
+def _flat(parameters: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Return parameters with those inside of others named by dots: view.size."""
+    flat: dict[str, Any] = {}
+    for name, value in parameters.items():
+        inside = isinstance(value, dict)
+        flat |= _flat(value, f"{above}{name}.") if inside else {f"{above}{name}": value}
+    return flat

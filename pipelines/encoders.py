@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 
 from pipelines.column_types import Array, Parameters, Stored, channels_first, frozen_pixels
 from preprocessing.vit import FrozenEncoder, encode_tokens, frozen_encoder
+from preprocessing.weight_files import read_weights
 
 FEATURE_BATCH = 16
 "Views that the encoder sees at once: fixed, so that no worker count changes a sum."
@@ -42,12 +42,27 @@ def encode_samples(
         yield np.stack(done[begin : begin + views])
 
 
+def check_encoder(artefact: bytes, parameters: Parameters) -> None:
+    """Refuse weights that hold no encoder, or one whose patches do not fit the views.
+
+    Raises:
+        ValueError: with what is wrong.
+    """
+    encoder, _ = _loaded(artefact, parameters["heads"], "cpu")
+    size = parameters["view"]["size"]
+    if size % encoder.patch:
+        raise ValueError(
+            f"view.size is {size}, the encoder's patch is {encoder.patch}; the view must hold "
+            f"whole patches. Use view.size={max(size // encoder.patch, 1) * encoder.patch}."
+        )
+
+
 @lru_cache(maxsize=1)
 def _loaded(
     artefact: bytes, heads: int, device: str
 ) -> tuple[FrozenEncoder, dict[str, torch.Tensor]]:
     """Return the encoder, and how its inputs are normalised if the file says so."""
-    tensors = safetensors.torch.load(artefact)
+    tensors = read_weights(artefact)
     norm = {name: tensors.pop(name) for name in list(tensors) if name.startswith("input.")}
     heads = heads or int(norm.get("input.heads", torch.tensor(0)))
     encoder = frozen_encoder(tensors, heads)

@@ -80,6 +80,12 @@ def _features(
     return encode_samples(samples, parameters, given_artefact(artefact, "features"))
 
 
+def _check_weights(artefact: bytes, parameters: Parameters) -> None:
+    from pipelines.encoders import check_encoder
+
+    check_encoder(artefact, parameters)
+
+
 def _check_features(parameters: Parameters) -> Parameters:
     check_frozen(parameters)
     if parameters["norm"] not in NORMS:
@@ -120,5 +126,6 @@ LEARNED_PRODUCERS: dict[str, Producer] = {
         views=OWN_VIEWS,
         check=_check_features,
         artefact="weights",
+        check_artefact=_check_weights,
     ),
 }

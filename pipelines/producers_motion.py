@@ -81,6 +81,12 @@ def _check_flow(parameters: Parameters) -> Parameters:
     return parameters
 
 
+def _check_raft(weights: bytes, parameters: Parameters) -> None:
+    from preprocessing.raft import raft_model  # torch: only who asks for RAFT loads it
+
+    raft_model(parameters["method"], weights)
+
+
 def _motion(stored: Stored, parameters: Parameters) -> NDArray[np.int16]:
     """Return (T, h, w, 2) int16: the mean codec vector of each cell, flow(j -> j-1)."""
     return flow_to_int16(clip_motion(stored.payload, parameters["cell"]))
@@ -209,6 +215,7 @@ MOTION_PRODUCERS: dict[str, Producer] = {
         check=_check_flow,
         artefact="weights",
         wants_artefact=lambda parameters: parameters["method"] in RAFT,
+        check_artefact=_check_raft,
     ),
     "motion": Producer(
         version=1,
@@ -218,6 +225,7 @@ MOTION_PRODUCERS: dict[str, Producer] = {
         modalities=("video",),
         views={**_FOLLOWS, "stride": "refused: vectors point to the frame before"},
         check=_check_motion,
+        decodes=False,
     ),
     "masks": Producer(
         version=1,
@@ -244,6 +252,8 @@ MOTION_PRODUCERS: dict[str, Producer] = {
             "stride": "refused: only its own stride",
         },
         check=_check_masks,
+        decodes=False,
+        online=True,
         needs=lambda parameters: (
             {parameters["mask"]["source"]: parameters["input"]}
             if mask_config(parameters).columns

@@ -124,6 +124,7 @@ PIXEL_PRODUCERS: dict[str, Producer] = {
         modalities=ALL,
         views=OWN_VIEWS,
         check=_check_hog,
+        online=True,
     ),
     "ndi": Producer(
         version=1,
@@ -139,6 +140,7 @@ PIXEL_PRODUCERS: dict[str, Producer] = {
             "stride": "exact: tiles have no time",
         },
         check=_check_ndi,
+        online=True,
     ),
     "fft": Producer(
         version=1,

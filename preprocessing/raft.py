@@ -6,15 +6,15 @@ Source: Teed and Deng 2020, RAFT, arXiv:2003.12039; torchvision's models and wei
 
 from __future__ import annotations
 
-import io
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch.nn import functional
+
+from preprocessing.weight_files import read_weights
 
 UPDATES = 6
 "Refinements, as MGMAE uses them."
@@ -40,7 +40,7 @@ def raft_model(size: str, weights: bytes) -> Any:
         ) from error
     model = getattr(optical_flow, size)(weights=None)
     try:
-        model.load_state_dict(_state(weights))
+        model.load_state_dict(read_weights(weights))
     except (RuntimeError, ValueError) as error:
         raise ValueError(
             f"flow.weights: not the weights of torchvision's {size} ({str(error)[:120]}). "
@@ -49,17 +49,6 @@ def raft_model(size: str, weights: bytes) -> Any:
     return model.eval()
 
 
-def _state(weights: bytes) -> dict[str, torch.Tensor]:
-    if weights[:2] == b"PK":  # torch.save writes a zip
-        state: dict[str, torch.Tensor] = torch.load(io.BytesIO(weights), weights_only=True)
-        return state
-    try:
-        return safetensors.torch.load(weights)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"neither a .pth nor a safetensors file ({error})") from error
-
-
-@torch.no_grad()
 def raft_pairs(
     sources: NDArray[np.uint8], targets: NDArray[np.uint8], size: str, weights: bytes
 ) -> NDArray[np.float32]:
@@ -68,7 +57,14 @@ def raft_pairs(
     Frames are padded at the right and bottom to multiples of 8, at least 128, by repeating the
     last row and column.
     """
-    model = raft_model(size, weights)
+    return network_pairs(raft_model(size, weights), sources, targets)
+
+
+@torch.no_grad()
+def network_pairs(
+    model: Any, sources: NDArray[np.uint8], targets: NDArray[np.uint8]
+) -> NDArray[np.float32]:
+    """Return what a network called as torchvision's RAFT says of `raft_pairs`."""
     fields = []
     for pair in zip(sources, targets, strict=True):
         images = [torch.from_numpy(np.ascontiguousarray(f)).permute(2, 0, 1)[None] for f in pair]

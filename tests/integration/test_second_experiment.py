@@ -107,4 +107,4 @@ def test_features_of_a_run_by_its_name(store: Path) -> None:
     wrong = ["derive", "clips", "features", "weights=run:nobody", "--direct"]
     refused = CliRunner().invoke(app, [*wrong, "--store", str(store)])
     assert refused.exit_code == 1
-    assert "no run 'nobody'" in refused.stderr
+    assert "run nobody: there is none" in refused.stderr
