@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from flows.options import UsageError
+from flows.reachable import silent_port
 
 
 class Modality(StrEnum):
@@ -136,10 +137,16 @@ def executor_values(workers: int, direct: bool, ray_address: str) -> dict[str, A
 
     Raises:
         UsageError: a Ray address for a run without Ray.
+        ConnectionError: nothing answers at the Ray address.
     """
     if direct and ray_address:
         raise UsageError(
             "--direct runs without Ray, so it cannot go with --ray-address. Leave one out."
+        )
+    if ray_address and (silent := silent_port(ray_address)):
+        raise ConnectionError(
+            f"--ray-address {ray_address}: nothing answers there ({silent}). Start the cluster, "
+            "correct the address, or leave it out: Ray then runs on this machine."
         )
     if workers < 0:
         raise UsageError(f"--workers is {workers}; it must be 1 or more, or 0 for one a core.")

@@ -114,6 +114,8 @@ app.command("gc", epilog=store_commands.GC_EXAMPLE)(store_commands.collect_garba
 app.command("ls", epilog=store_commands.LS_EXAMPLE)(store_commands.list_catalog)
 app.command(epilog=doctor.EXAMPLE)(doctor.doctor)
 app.command(epilog=plan_commands.STUDY_EXAMPLE)(plan_commands.study)
+app.command(epilog=plan_commands.UP_EXAMPLE)(plan_commands.up)
+app.command(epilog=plan_commands.SERVE_EXAMPLE)(plan_commands.serve)
 
 
 @app.command(epilog="Example: headrace report photos --output photos.html")

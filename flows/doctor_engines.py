@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import os
-import socket
-import urllib.request
 from collections.abc import Iterator
 from importlib import metadata
-from urllib.parse import urlsplit
 
 from flows.findings import Examined, Finding, fault, fine
+from flows.reachable import healthy, silent_port
 
-ANSWER_SECONDS = 5.0
-RAY_PORT = 6379
 NO_ANSWER = (
     "give this program the cluster's token (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN) and its "
     "version of Ray and Python, or leave --ray-address out"
@@ -25,7 +21,7 @@ def ray(about: Examined) -> Iterator[Finding]:
     version = metadata.version("ray")
     if not address or address == "local":
         yield from _room_here(version)
-    elif silent := _silent(address):
+    elif silent := silent_port(address):
         yield fault(
             "ray",
             f"nothing answers at {address} ({silent})",
@@ -49,19 +45,6 @@ def _room_here(version: str) -> Iterator[Finding]:
     else:
         less = f", {usable} of them for this program" if usable < cpus else ""
         yield fine("ray", f"{version}, on the {cpus} CPUs of this machine{less}")
-
-
-def _silent(address: str) -> str:
-    """Return why nothing answers at host:port or ray://host:port; empty where something does."""
-    if address == "auto":
-        return ""
-    place = urlsplit(address if "://" in address else f"ray://{address}")
-    try:
-        port = place.port or RAY_PORT
-        with socket.create_connection((place.hostname or "", port), timeout=ANSWER_SECONDS):
-            return ""
-    except (OSError, ValueError) as error:
-        return str(error)
 
 
 def _room_there(address: str, workers: int, version: str) -> Iterator[Finding]:
@@ -89,13 +72,12 @@ def prefect(_: Examined) -> Iterator[Finding]:
     if not url:
         yield fine("prefect", f"{version}, a server of its own for each command")
         return
-    try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=ANSWER_SECONDS):
-            yield fine("prefect", f"{version}, the server at {url} answers")
-    except (OSError, ValueError) as error:
+    if healthy(url.rstrip("/")):
+        yield fine("prefect", f"{version}, the server at {url} answers")
+    else:
         yield fault(
             "prefect",
-            f"PREFECT_API_URL is {url}, and nothing there answers ({error})",
+            f"PREFECT_API_URL is {url}, and nothing there answers",
             "start it with 'headrace up', correct PREFECT_API_URL, or unset it: each command "
             "then has a server of its own",
         )

@@ -5,24 +5,34 @@ Only modules of this name import Prefect, and the settings that keep it quiet co
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+from flows.parent import end_with_parent
 from flows.prefect_settings import be_quiet
 
 be_quiet()
+SERVED = "HEADRACE_SERVED"
+if os.environ.get(SERVED):  # a run of `headrace serve`, which may be killed
+    end_with_parent()
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.concurrency.sync import concurrency
 from prefect.tasks import Task
 
 from flows import stages
+from flows.once import Stages
+from flows.refresh import RefreshPlan, run_refresh
 from flows.study import run_study
 from flows.study_plan import StudyPlan
 
 TRANSIENT = (ConnectionError, TimeoutError)
+TRAINING_LIMIT = "headrace-training"
+"Prefect's limit of trainings at once; `headrace serve` sets it, without it there is none."
 
 
 def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -104,7 +114,8 @@ def pretrain(
     workers: int = 0,
 ) -> dict[str, Any]:
     """One run by one recipe. A killed run continues with resume."""
-    report: dict[str, Any] = _pretrain(store, recipe, overrides, run, resume, feed, workers)
+    with concurrency(TRAINING_LIMIT, occupy=1):
+        report: dict[str, Any] = _pretrain(store, recipe, overrides, run, resume, feed, workers)
     create_markdown_artifact(key=_key("run", report["run"]), markdown=_list(report))
     return report
 
@@ -140,11 +151,29 @@ def export(
 @flow(name="study", log_prints=False)
 def study(store: str, plan: StudyPlan, executor: dict[str, Any], output: str) -> dict[str, Any]:
     """A comparison of recipes on one dataset. Safe to run again: it does what is missing."""
-    stages = {"ingest": ingest, "derive": derive, "pretrain": pretrain, "evaluate": evaluate}
-    report = run_study(store, plan, stages, executor, Path(output))
+    report = run_study(store, plan, _flows(), executor, Path(output))
     rows = [{name: row[name] for name in ("run", "loss", "reused")} for row in report["runs"]]
     create_table_artifact(key=_key("study", plan.name), table=rows, description="Runs compared")
     return report
+
+
+@flow(name="refresh", log_prints=False)
+def refresh(store: str, plan: RefreshPlan, executor: dict[str, Any]) -> dict[str, Any]:
+    """New raw files, their columns, and training that goes on. Safe to run again."""
+    report = run_refresh(store, plan, _flows(), executor)
+    create_markdown_artifact(key=_key("refresh", plan.dataset), markdown=_list(report))
+    return report
+
+
+def _flows() -> Stages:
+    """Return the flows that others are made of."""
+    return {
+        "ingest": ingest,
+        "derive": derive,
+        "pretrain": pretrain,
+        "evaluate": evaluate,
+        "export": export,
+    }
 
 
 def _key(kind: str, name: str) -> str:

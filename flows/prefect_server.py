@@ -14,12 +14,11 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from typing import IO
 
 from flows import prefect_settings
+from flows.reachable import healthy
 
-HEALTH_SECONDS = 2.0
 LIVES = 4
 "How often the own server is started before a command gives up."
 
@@ -43,13 +42,19 @@ def ensure_server() -> None:
         prefect_settings.use_server(server.url)
 
 
-def healthy(url: str) -> bool:
-    """Say whether a server answers at the address of its API."""
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=HEALTH_SECONDS) as answer:
-            return bool(answer.status == 200)
-    except (OSError, ValueError):
-        return False
+def lasting_server(port: int) -> None:
+    """Use the configured server, or the one of `headrace up`: schedules need one that stays.
+
+    Raises:
+        ConnectionError: there is none.
+    """
+    url = prefect_settings.server_url() or f"http://127.0.0.1:{port}/api"
+    if not healthy(url):
+        raise ConnectionError(
+            f"Prefect: nothing answers at {url}. Start a server with 'headrace up', or set "
+            "PREFECT_API_URL to the one that keeps your schedules."
+        )
+    prefect_settings.use_server(url)
 
 
 class OwnServer:

@@ -1,0 +1,252 @@
+"""Deployments of the flows: made from a plan, served by this process, paused, resumed, listed.
+
+Each run is a process of its own that ends with this one. Schedules are kept by Prefect's server;
+only "when new files appear" is watched from here, as it asks the source and not the clock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from flows.prefect_settings import be_quiet
+
+be_quiet()
+
+from prefect import Flow, serve
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+from prefect.flows import EntrypointType
+from prefect.states import Crashed
+
+from flows import prefect_flows
+from flows.options import say
+from flows.serve_plan import Deployment, NewFiles, ServePlan
+from pipelines.listing import list_sources
+from storage.fs import Store, open_store
+
+TRAINING_LIMIT = prefect_flows.TRAINING_LIMIT
+SERVED = prefect_flows.SERVED
+POLL_SECONDS = 3.0
+"Between two questions for runs that are due."
+
+
+def serve_plan(plan: ServePlan, store: str) -> None:
+    """Make the deployments of a plan and run what is due until SIGINT or SIGTERM.
+
+    Raises:
+        ValueError: a deployment has parameters that its flow does not take.
+    """
+    place = plan.place(store)
+    made = [_deployment(name, about, plan, place) for name, about in plan.deployments.items()]
+    with get_client(sync_client=True) as client:
+        client.upsert_global_concurrency_limit_by_name(TRAINING_LIMIT, plan.trainings or _gpus())
+        _bury_dead_runs(client, plan)
+    os.environ[SERVED] = "1"
+    stop = threading.Event()
+    for name, about in plan.deployments.items():
+        if about.new_files:
+            watch = _Watch(f"{about.flow}/{name}", about.new_files, open_store(place))
+            threading.Thread(target=watch.keep, args=(stop,), name=name, daemon=True).start()
+    try:
+        serve(
+            *made,
+            pause_on_shutdown=False,
+            print_starting_message=False,
+            query_seconds=POLL_SECONDS,
+        )
+    finally:
+        stop.set()
+
+
+def _gpus() -> int:
+    import torch
+
+    return max(torch.cuda.device_count(), 1)
+
+
+def _deployment(name: str, about: Deployment, plan: ServePlan, place: str) -> Any:
+    flow: Flow[..., Any] = getattr(prefect_flows, about.flow)
+    return flow.to_deployment(
+        name,
+        schedules=_schedules(about),
+        paused=True if about.paused else None,
+        concurrency_limit=1,
+        parameters=_parameters(name, about, plan, place, flow),
+        tags=["headrace", *about.tags],
+        description=about.when,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+
+
+def _schedules(about: Deployment) -> list[Any]:
+    if about.cron:
+        return [CronSchedule(cron=about.cron, timezone=about.timezone)]
+    return [IntervalSchedule(interval=about.interval)] if about.interval else []
+
+
+def _parameters(
+    name: str, about: Deployment, plan: ServePlan, place: str, flow: Flow[..., Any]
+) -> dict[str, Any]:
+    """Return the parameters of a flow, checked by the flow itself."""
+    known = flow.parameters.properties
+    filled = {"store": place, "executor": plan.executor()}
+    given = {**{k: v for k, v in filled.items() if k in known}, **about.parameters}
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise ValueError(
+            f"deployment {name}: flow {about.flow} takes no {', '.join(unknown)}. "
+            f"Known: {', '.join(known)}."
+        )
+    missing = [p for p in flow.parameters.required if p not in given]
+    if missing:
+        raise ValueError(f"deployment {name}: flow {about.flow} needs {', '.join(missing)}.")
+    flow.validate_parameters(given)
+    return given
+
+
+def _bury_dead_runs(client: SyncPrefectClient, plan: ServePlan) -> None:
+    """Say of runs whose process ended with an earlier `serve` that they crashed."""
+    for about in _read(client, plan):
+        for run in client.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[about.id])),
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(
+                    type=FlowRunFilterStateType(
+                        any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+                    )
+                )
+            ),
+        ):
+            state = Crashed(message="Its process ended with the 'headrace serve' that started it.")
+            client.set_flow_run_state(run.id, state, force=True)
+
+
+def _read(client: SyncPrefectClient, plan: ServePlan) -> Iterable[Any]:
+    """Yield the deployments of a plan that the server has."""
+    for name, about in plan.deployments.items():
+        try:
+            yield client.read_deployment_by_name(f"{about.flow}/{name}")
+        except ObjectNotFound:
+            continue
+
+
+def list_deployments(plan: ServePlan) -> list[dict[str, Any]]:
+    """Return what the server knows of the deployments of a plan: name, flow, when, paused, runs
+    (states by number) and last (state of the newest run that began)."""
+    with get_client(sync_client=True) as client:
+        return [_told(client, about) for about in _read(client, plan)]
+
+
+def _told(client: SyncPrefectClient, about: Any) -> dict[str, Any]:
+    runs = client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[about.id])),
+        sort=FlowRunSort.START_TIME_DESC,
+        limit=200,
+    )
+    begun = [run for run in runs if run.start_time is not None]
+    flow = client.read_flow(about.flow_id).name
+    states: dict[str, int] = {}
+    for run in runs:
+        states[run.state_name or ""] = states.get(run.state_name or "", 0) + 1
+    return {
+        "name": about.name,
+        "flow": flow,
+        "id": str(about.id),
+        "when": about.description,
+        "paused": about.paused,
+        "runs": states,
+        "last": begun[0].state_name if begun else None,
+    }
+
+
+def set_paused(plan: ServePlan, name: str, paused: bool) -> None:
+    """Pause or resume a deployment.
+
+    Raises:
+        ValueError: the plan, or the server, has none of this name.
+    """
+    if name not in plan.deployments:
+        raise ValueError(
+            f"deployment {name!r}: the file has none. Known: {', '.join(plan.deployments)}."
+        )
+    with get_client(sync_client=True) as client:
+        path = f"{plan.deployments[name].flow}/{name}"
+        try:
+            found = client.read_deployment_by_name(path)
+        except ObjectNotFound:
+            raise ValueError(
+                f"deployment {path}: the server has none yet. Run 'headrace serve FILE' once."
+            ) from None
+        if paused:
+            client.pause_deployment(found.id)
+        else:
+            client.resume_deployment(found.id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """Looks into sources and starts a deployment when there is something new."""
+
+    deployment: str
+    files: NewFiles
+    store: Store
+
+    @property
+    def memory(self) -> str:
+        """Where the listing that was handled last is remembered."""
+        return f"schedules/{self.deployment.replace('/', '-')}.json"
+
+    def keep(self, stop: threading.Event) -> None:
+        """Look again and again, until told to stop."""
+        before = ""
+        while not stop.wait(self.files.every):
+            try:
+                before = self.look(before)
+            except (OSError, ValueError) as error:
+                say(f"{self.deployment}: could not look into its source: {error}")
+
+    def look(self, before: str) -> str:
+        """Start a run if files are new and did not change since the last look; returns the state
+        that was seen."""
+        now = self._state()
+        if now == before and now != self._handled() and not self._paused():
+            run_deployment(
+                self.deployment,
+                timeout=0,
+                as_subflow=False,
+                idempotency_key=now,
+                tags=["headrace", "new files"],
+            )
+            self.store.write(self.memory, json.dumps({"handled": now}).encode())
+        return now
+
+    def _state(self) -> str:
+        listed = list_sources(self.files.sources)
+        rows = zip(listed["uri"].to_pylist(), listed["size"].to_pylist(), strict=True)
+        return hashlib.sha256(repr(sorted(rows, key=str)).encode()).hexdigest()
+
+    def _handled(self) -> str:
+        if not self.store.exists(self.memory):
+            return ""
+        return str(json.loads(self.store.read(self.memory))["handled"])
+
+    def _paused(self) -> bool:
+        with get_client(sync_client=True) as client:
+            return bool(client.read_deployment_by_name(self.deployment).paused)
