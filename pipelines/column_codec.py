@@ -33,7 +33,7 @@ _RAW_BEGIN = _FRAME.size + 3
 def pack_array(array: NDArray[np.generic]) -> bytes:
     """Return the array as a zstd frame around a `.npy` file; equal arrays give equal bytes."""
     buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(array), allow_pickle=False)
+    np.save(buffer, np.asarray(array, order="C"), allow_pickle=False)
     plain = buffer.getvalue()
     if len(plain) <= _RAW_BYTES:
         return _raw_frame(len(plain)) + plain
