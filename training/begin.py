@@ -46,8 +46,19 @@ def pin_begin(store: Store, recipe: Recipe, record: dict[str, Any] | None) -> Re
 
 
 def first_step(recipe: Recipe) -> int:
-    """Return how many steps count as finished before the first one of a run."""
-    return recipe.begin.step if recipe.begin.run and recipe.begin.count == "on" else 0
+    """Return how many steps count as finished before the first one of a run.
+
+    Raises:
+        ValueError: that is all of them.
+    """
+    if not recipe.begin.run or recipe.begin.count == "anew":
+        return 0
+    if recipe.begin.step >= recipe.steps:
+        raise ValueError(
+            f"steps is {recipe.steps}, begin.step {recipe.begin.step}: no step is left, as steps "
+            "are counted on. Give more steps, or begin.count=anew."
+        )
+    return recipe.begin.step
 
 
 def load_begin(store: Store, recipe: Recipe, trainer: Trainer) -> None:

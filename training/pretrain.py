@@ -276,7 +276,7 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--feed", default="local", choices=("local", "ray"))
     parser.add_argument("--workers", type=int, default=0)
-    given = parser.parse_args()
+    given = parser.parse_intermixed_args()
     try:
         recipe = read_recipe(given.recipe, given.settings)
         summary = pretrain(
