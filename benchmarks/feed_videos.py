@@ -7,9 +7,9 @@ uint8. headrace ingested them once (short side 256, GOPs of 16), reads them from
 every checksum verified, and draws masks too. decord opens the raw file for each clip, as loaders
 do, seeks a random start, and scales to the short side of 256 while it decodes; one thread each. The
 limit is the bare decode of the stored clips by PyAV with the same crops: no feed, no check, no
-batch, nothing kept. Figures are clips by CPU second of one process, rounds interleaved, after one that is not
-counted. Raw files are those of FOLDER with a short side of 720 or more and enough frames; without
-one, a made video.
+batch, nothing kept. Figures are clips by CPU second of one process, rounds interleaved, after one
+that is not counted. Raw files are those of FOLDER with a short side of 720 or more and enough
+frames; without one, a made video.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ def by_decord(paths: list[Path], stride: int) -> Clips:
             reader = decord.VideoReader(str(path), width=width, height=height, num_threads=1)
             start = int(rng.integers(len(reader) - (FRAMES - 1) * stride))
             frames = reader.get_batch(range(start, start + FRAMES * stride, stride)).asnumpy()
+            del reader  # an idle one goes on decoding, at the cost of whoever comes next
             yield seen(frames, rng)
 
 

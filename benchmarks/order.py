@@ -1,11 +1,13 @@
 """The order of 10^6 to 10^9 samples: seconds and memory to the first and to a middle batch.
 
-    python benchmarks/order.py [--samples 1000000 1000000000] [--rounds 3]
+    python benchmarks/order.py [--samples 1000000 1000000000] [--rounds 3] [--peers-python PYTHON]
 
 Each figure is of a process of its own: seconds from numbers to indices, without imports, and what
 its peak memory grew by. headrace computes a global batch of 256 from the sizes of the shards (1,000
 samples each); torch's DistributedSampler permutes all samples, and can begin in the middle only by
-passing over what comes before. Where a contender would need more memory than is free: "cannot".
+passing over what comes before; MosaicML streaming places and shuffles the ids of all samples (its
+`get_partitions` and `get_shuffle`, as its dataset calls them), and can leave out what was seen.
+Where a contender would need more memory than is free: "cannot".
 """
 
 from __future__ import annotations
@@ -26,8 +28,11 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH, SHARD = 256, 1000
-TORCH_BYTES = 48
-"a sample, at the peak of DistributedSampler: a tensor of 8 bytes, a list of 8, its numbers of 32"
+TORCH = "torch DistributedSampler"
+MOSAIC = "mosaicml-streaming"
+PEAK_BYTES = {TORCH: 48, MOSAIC: 42}
+"""a sample. DistributedSampler: a tensor of 8 bytes, a list of 8, its numbers of 32; streaming: as
+measured at 10^7"""
 
 
 def order_headrace(samples: int, middle: bool) -> None:
@@ -52,9 +57,22 @@ def order_torch(samples: int, middle: bool) -> None:
     list(islice(sampler, begin, begin + BATCH))
 
 
+def order_mosaic(samples: int, middle: bool) -> None:
+    """Compute the ids of an epoch as a StreamingDataset of one rank and worker does."""
+    from streaming.base.partition import get_partitions
+    from streaming.base.shuffle import get_shuffle
+
+    sizes = np.full(samples // SHARD, SHARD, np.int64)
+    seen = samples // 2 if middle else 0
+    places = get_partitions("relaxed", samples, 1, 1, 1, 1, BATCH, seen)
+    shuffled = get_shuffle("py1e", sizes, 1, 0, 0, 1 << 18)
+    np.where(places < 0, -1, shuffled[places])
+
+
 CONTENDERS: dict[str, Callable[[int, bool], None]] = {
     "headrace": order_headrace,
-    "torch DistributedSampler": order_torch,
+    TORCH: order_torch,
+    MOSAIC: order_mosaic,
 }
 
 
@@ -63,8 +81,11 @@ def measure(name: str, samples: int, middle: bool) -> None:
     sys.path.insert(0, str(ROOT))
     import pipelines.order  # noqa: F401  # imports are no part of the figure
 
-    if name != "headrace":
+    if name == TORCH:
         import torch.utils.data  # noqa: F401
+    if name == MOSAIC:
+        import streaming.base.partition
+        import streaming.base.shuffle  # noqa: F401
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     began = time.perf_counter()
     CONTENDERS[name](samples, middle)
@@ -73,14 +94,14 @@ def measure(name: str, samples: int, middle: bool) -> None:
     print(json.dumps({"seconds": seconds, "bytes": grown * 1024}))
 
 
-def row(name: str, samples: int, middle: bool, rounds: int) -> str:
+def row(python: str, name: str, samples: int, middle: bool, rounds: int) -> str:
     """Return a row of the table."""
     where = "middle" if middle else "first"
-    if name != "headrace" and samples * TORCH_BYTES > psutil.virtual_memory().available * 0.8:
+    if samples * PEAK_BYTES.get(name, 0) > psutil.virtual_memory().available * 0.8:
         return f"| {samples:.0e} | {where} | {name} | cannot | more than is free |"
     told = []
     for _ in range(rounds):
-        line = [sys.executable, __file__, "--one", name, "--samples", str(samples)]
+        line = [python, __file__, "--one", name, "--samples", str(samples)]
         done = subprocess.run(
             [*line, "--middle"] if middle else line, capture_output=True, text=True, check=True
         )
@@ -95,6 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, nargs="*", default=[10**n for n in (6, 7, 8, 9)])
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peers-python", default=sys.executable)
     parser.add_argument("--quick", action="store_true", help="one round, up to 10^7 samples")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     parser.add_argument("--middle", action="store_true", help=argparse.SUPPRESS)
@@ -104,11 +126,18 @@ def main() -> None:
         return
     if given.quick:
         given.rounds, given.samples = 1, [10**6, 10**7]
+    sys.path.insert(0, str(ROOT))
+    from benchmarks.ingest_images import has_package  # not in the processes that are measured
+
+    pythons = dict.fromkeys(CONTENDERS, sys.executable) | {MOSAIC: given.peers_python}
+    if not has_package(given.peers_python, MOSAIC):
+        print(f"{MOSAIC} is not installed: not measured", file=sys.stderr)
+        pythons.pop(MOSAIC)
     print("| samples | batch | contender | seconds | MB |\n| --- | --- | --- | --- | --- |")
     for samples in given.samples:
-        for name in CONTENDERS:
+        for name, python in pythons.items():
             for middle in (False, True):
-                print(row(name, samples, middle, given.rounds), flush=True)
+                print(row(python, name, samples, middle, given.rounds), flush=True)
 
 
 if __name__ == "__main__":
