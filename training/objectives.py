@@ -16,7 +16,7 @@ from torch import Tensor
 from preprocessing.patches import normalise_patches
 from preprocessing.targets import SCALE_SHARES
 from training.models.layout import PixelLayout
-from training.models.tokens import cut_patches, take_tokens
+from training.models.tokens import cut_patches, pick_patches, take_tokens
 from training.seen_targets import seen_targets
 
 if TYPE_CHECKING:
@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 NORM_EPS = 1e-6
 
 
-def patchify(pixels: Tensor, layout: PixelLayout) -> Tensor:
+def patchify(pixels: Tensor, layout: PixelLayout, ids: Tensor | None = None) -> Tensor:
     """Return the pixel values of every token, (B, N, P), in the model's own order.
 
     With groups, tokens are group-major and P is that of the largest group: smaller ones end in
     zeros.
+
+    Args:
+        ids: without groups: (B, Q) the tokens that are wanted; None wants all.
     """
     if pixels.ndim == 5 and layout.frames:
         pixels = pixels[:, :, list(layout.frames)]
@@ -39,7 +42,7 @@ def patchify(pixels: Tensor, layout: PixelLayout) -> Tensor:
         parts = [_values(pixels[:, list(g)], layout, tubelet) for g in layout.groups]
         parts = [torch.nn.functional.pad(p, (0, width - p.shape[-1])) for p in parts]
         return torch.cat(parts, dim=1)
-    return _values(pixels, layout, tubelet)
+    return _values(pixels, layout, tubelet, ids)
 
 
 def unpatchify(values: Tensor, layout: PixelLayout, shape: Sequence[int]) -> Tensor:
@@ -81,23 +84,36 @@ def patch_moments(
     if norm == "none":
         return values.new_zeros(()), values.new_ones(())
     if norm == "videomae":
-        tubes = values.unflatten(-1, (-1, channels))
-        std, mean = torch.std_mean(tubes, dim=-2, keepdim=True)
-        mean, scale = mean.expand_as(tubes), (std + NORM_EPS).expand_as(tubes)
-        return mean.flatten(-2), scale.flatten(-2)
+        count = values.shape[-1] // channels
+        mean = (_channel_sums(values, layout, channels) / count).repeat(1, 1, count)
+        squares = _channel_sums((values - mean).square(), layout, channels) / (count - 1)
+        return mean, (squares.sqrt() + NORM_EPS).repeat(1, 1, count)
     if norm != "mae":
         raise ValueError(f"target.norm is {norm!r}; it must be none, mae or videomae.")
     if layout.groups:
         return _group_moments(values, layout)
-    variance, mean = torch.var_mean(values, dim=-1, keepdim=True)
-    return mean, (variance + NORM_EPS).sqrt()
+    # Two passes: torch.var goes value by value on a CPU, five times as long as these sums.
+    mean = values.mean(-1, keepdim=True)
+    far = values - mean
+    variance = torch.linalg.vecdot(far, far) / (values.shape[-1] - 1)
+    return mean, (variance + NORM_EPS).sqrt()[..., None]
 
 
-def pixel_targets(pixels: Tensor, layout: PixelLayout, norm: str) -> Tensor:
-    """Return the pixel targets (B, N, P) of `pixels` as the network sees them, or of [0, 1] for
-    `videomae`.
+def _channel_sums(values: Tensor, layout: PixelLayout, channels: int) -> Tensor:
+    """Return the sum of each channel (B, N, C) of tokens (B, N, P) whose channel comes last: over
+    rows first, which are long enough to add as vectors.
     """
-    values = patchify(pixels, layout)
+    rows = values.unflatten(-1, (-1, layout.patch * channels)).sum(-2)
+    return rows.unflatten(-1, (-1, channels)).sum(-2)
+
+
+def pixel_targets(
+    pixels: Tensor, layout: PixelLayout, norm: str, ids: Tensor | None = None
+) -> Tensor:
+    """Return the pixel targets (B, N, P) of `pixels` as the network sees them, or of [0, 1] for
+    `videomae`; without groups only those of the tokens `ids` (B, Q), if given.
+    """
+    values = patchify(pixels, layout, ids)
     mean, scale = patch_moments(values, layout, norm, pixels.shape[1])
     targets = values if norm == "none" else (values - mean).div_(scale)
     return targets * real_values(layout, values) if layout.groups else targets
@@ -185,6 +201,12 @@ class Objective:
     ) -> Tensor:
         """Return the loss of a target of tokens, and note it among the parts."""
         visible, decoded = batch["visible"], batch["decoded"]
+        if target.kind == "pixels" and not (self.layout.groups or target.fourier):
+            wanted = self._pixels(target, batch, inputs, decoded)
+            weights = hidden_weights(visible, decoded, _token_count(self.layout, inputs.shape))
+            part = masked_mean(token_errors(predicted, wanted), weights)
+            parts["pixels"] = part.detach()
+            return part
         full = self.target_values(target, batch, inputs)
         real = None
         if target.kind == "pixels" and self.layout.groups:
@@ -214,9 +236,18 @@ class Objective:
             else:
                 values = batch[f"targets.{target.kind}"].float()
             return normalise_patches(values) if target.norm == "mae" else values
-        if target.norm == "videomae":
-            return pixel_targets(batch["pixels"].float() / 255.0, self.layout, "videomae")
-        return pixel_targets(inputs, self.layout, target.norm)
+        return self._pixels(target, batch, inputs)
+
+    def _pixels(
+        self,
+        target: TargetConfig,
+        batch: Mapping[str, Any],
+        inputs: Tensor,
+        ids: Tensor | None = None,
+    ) -> Tensor:
+        """Return the pixel targets of every token, or of those that `ids` names."""
+        seen = batch["pixels"].float() / 255.0 if target.norm == "videomae" else inputs
+        return pixel_targets(seen, self.layout, target.norm, ids)
 
 
 def label_loss(predicted: Tensor, wanted: Tensor) -> Tensor:
@@ -234,8 +265,10 @@ def token_errors(predicted: Tensor, wanted: Tensor, real: Tensor | None = None) 
     """Return the mean squared error of each token (B, Q); `real` (B, Q, P) is 0 where a token is
     padded.
     """
-    squares = (predicted - wanted).square()
-    return squares.mean(-1) if real is None else (squares * real).sum(-1) / real.sum(-1)
+    far = predicted - wanted
+    if real is None:
+        return torch.linalg.vecdot(far, far) / far.shape[-1]
+    return (far.square() * real).sum(-1) / real.sum(-1)
 
 
 def scale_errors(predicted: Tensor, wanted: Tensor) -> Tensor:
@@ -290,7 +323,12 @@ def released_group_loss(
     return (torch.stack(by_group, dim=1) * hidden).sum() / hidden.sum()
 
 
-def _values(pixels: Tensor, layout: PixelLayout, tubelet: int) -> Tensor:
+def _token_count(layout: PixelLayout, shape: Sequence[int]) -> int:
+    """Return the tokens of samples (B, C, [T,] H, W), band groups aside."""
+    frames = shape[2] // layout.tubelet if len(shape) == 5 else 1
+    return frames * (shape[-2] // layout.patch) * (shape[-1] // layout.patch)
+
+
+def _values(pixels: Tensor, layout: PixelLayout, tubelet: int, ids: Tensor | None = None) -> Tensor:
     x = cut_patches(pixels, layout.patch, tubelet)
-    x = x.permute(0, 1, 2, 3, 5, 6, 7, 4) if layout.channels_last else x
-    return x.flatten(4).flatten(1, 3)
+    return pick_patches(x.permute(0, 1, 2, 3, 5, 6, 7, 4) if layout.channels_last else x, ids)

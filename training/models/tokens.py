@@ -38,6 +38,18 @@ def cut_patches(pixels: Tensor, patch: int, tubelet: int = 1) -> Tensor:
     return pixels.reshape(grid).permute(0, 2, 4, 6, 1, 3, 5, 7)
 
 
+def pick_patches(patches: Tensor, ids: Tensor | None = None) -> Tensor:
+    """Return the values (B, K, P) of the patches (B, t, h, w, ...) that `ids` (B, K) names (None:
+    all); only those are copied.
+    """
+    if ids is None:
+        return patches.flatten(4).flatten(1, 3)
+    height, width = patches.shape[2:4]
+    rows = torch.arange(len(ids), device=ids.device)[:, None]
+    places = (ids // (height * width), ids // width % height, ids % width)
+    return patches[(rows, *places)].flatten(2)
+
+
 class PatchEmbed(nn.Module):
     """A stride-patch convolution under its official name, computed as one product over the patches
     asked for.
@@ -56,7 +68,5 @@ class PatchEmbed(nn.Module):
         """Return tokens (B, N, D) of pixels (B, C, [T,] H, W), or only those that `ids` (B, K)
         names.
         """
-        values = cut_patches(pixels, self.patch, self.tubelet).flatten(4).flatten(1, 3)
-        if ids is not None:
-            values = take_tokens(values, ids)
+        values = pick_patches(cut_patches(pixels, self.patch, self.tubelet), ids)
         return functional.linear(values, self.proj.weight.flatten(1), self.proj.bias)
