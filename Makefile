@@ -9,7 +9,7 @@ STAMP := $(VENV)/.headrace-installed
 EXTRAS := geo,bio,regions,s3,dev
 MARKS ?= not slow
 
-.PHONY: help setup demo test check lint test-all bench clean
+.PHONY: help setup demo test check lint test-all bench docs clean
 
 help:
 	@echo "make setup     the environment in $(VENV), nothing else"
@@ -18,6 +18,7 @@ help:
 	@echo "make check     format, lint, types and unit tests: before every commit"
 	@echo "make test-all  the slow tests too"
 	@echo "make bench     the figures of the README"
+	@echo "make docs      a page for every module, from its docstrings, in build/api"
 
 setup: $(STAMP)
 
@@ -52,6 +53,10 @@ check: lint
 
 bench: setup
 	@shopt -s nullglob; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+docs: setup
+	@$(BIN)/pdoc --no-show-source --output-directory build/api storage preprocessing pipelines training flows
+	@echo "docs: build/api/index.html"
 
 clean:
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
