@@ -59,7 +59,7 @@ def places_of(shard: ShardRows, field: str, where: str) -> Places:
         where: dataset and shard, for messages.
 
     Raises:
-        ValueError: a sample has no such field, or no time.
+        ValueError: a sample has no such field, or no time; or every place is there once.
     """
     told = [json.loads(text) for text in shard.table["metadata"].to_pylist()]
     keys = shard.table["key"].to_pylist()
@@ -70,6 +70,12 @@ def places_of(shard: ShardRows, field: str, where: str) -> Places:
     rows: dict[Hashable, list[int]] = defaultdict(list)
     for row in sorted(range(len(of)), key=lambda row: (times[row], keys[row])):
         rows[of[row]].append(row)
+    if max(map(len, rows.values())) < 2:
+        raise ValueError(
+            f"{where}: shows no place twice, so a series would repeat one picture. Pictures of a "
+            "place must lie in one shard: list them one after another, in smaller scenes or with a "
+            "larger --shard-size, and name what they share with data.series."
+        )
     return Places(of, dict(rows), stamps)
 
 

@@ -30,6 +30,12 @@ def about_input(
     shape = batch["pixels"].shape
     names = list(recipe.data.bands) or [name for group in recipe.model.groups for name in group]
     if names and channels:
+        if stats and len(stats["mean"]) != len(channels):
+            raise ValueError(
+                f"the dataset names {len(channels)} channels, most of its samples have "
+                f"{len(stats['mean'])}; statistics of such a mixture fit none of them. Ingest "
+                "samples that differ in their channels as datasets of their own."
+            )
         picked = band_numbers(channels, names)
         stats = {name: [values[i] for i in picked] for name, values in stats.items()}
     widths = {t.kind: 0 for t in recipe.target if t.kind == "pixels"}

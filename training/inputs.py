@@ -40,6 +40,11 @@ class InputNorm(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the normalised pixels."""
+        if pixels.shape[1] != len(self.mean):
+            raise ValueError(
+                f"samples have {pixels.shape[1]} channels, the network was made for "
+                f"{len(self.mean)}. Choose channels by name with data.bands or model.groups."
+            )
         x = pixels.float()
         if self.kind == "self":
             return self_standardise(x / 255.0 if pixels.dtype == torch.uint8 else x)

@@ -78,3 +78,9 @@ def test_tiles_of_a_scene_are_places_of_their_own() -> None:
 def test_a_sample_that_says_too_little_is_named(about: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         places_of(shard([{"scene": "a", "time": "2020-01-01"}, about]), "scene", "tiles")
+
+
+def test_a_shard_that_shows_no_place_twice_is_refused() -> None:
+    apart = [{"scene": scene, "time": "2020-01-01"} for scene in ("a", "b", "c")]
+    with pytest.raises(ValueError, match=r"tiles: shows no place twice.*--shard-size"):
+        places_of(shard(apart), "scene", "tiles")
