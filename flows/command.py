@@ -25,7 +25,7 @@ from flows.arguments import (
     executor_values,
     stages_by_name,
 )
-from flows.command_text import evaluate_line, pretrain_line
+from flows.command_text import evaluate_line, pretrain_line, pretrain_plan_line
 from flows.options import answer, errors_for_people, output_file
 
 app = typer.Typer(
@@ -70,6 +70,10 @@ def pretrain(
     resume: Annotated[bool, typer.Option(help="continue the run from its last checkpoint")] = False,
     feed: Annotated[FeedKind, typer.Option(help="where batches are made")] = FeedKind.local,
     workers: Annotated[int, typer.Option(help="loader processes")] = 0,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="check recipe, data and columns; nothing is written"),
+    ] = False,
     store: Store = "./store",
     direct: Direct = False,
     as_json: Json = False,
@@ -77,6 +81,12 @@ def pretrain(
     """Pretrain an encoder by a recipe."""
     with errors_for_people():
         name = run or Path(recipe).stem
+        if dry_run:
+            from flows.stages import run_pretrain_plan
+
+            told = run_pretrain_plan(store, recipe, settings or [], name)
+            answer(told, as_json, pretrain_plan_line(told))
+            return
         report = stages_by_name(direct)["pretrain"](
             store, recipe, settings or [], name, resume, feed.value, workers
         )

@@ -83,6 +83,15 @@ def pretrain_line(report: dict[str, Any]) -> str:
     )
 
 
+def pretrain_plan_line(told: dict[str, Any]) -> str:
+    """Return what a run would do, in one line."""
+    columns = ", ".join(told["columns"]) or "none"
+    return (
+        f"{told['run']}: {told['steps']} steps of {told['batch']} samples, {told['epochs']:.1f} "
+        f"epochs of {told['batches_per_epoch']} batches; columns: {columns}. Nothing was written."
+    )
+
+
 def plan_text(report: dict[str, Any], words: list[str]) -> str:
     """Return what an ingest would do, and the words that do it."""
     probed = report["probed"]

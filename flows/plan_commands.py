@@ -70,14 +70,13 @@ def study(
 def up(
     port: Annotated[int, typer.Option(help="of the server")] = PORT,
     seconds: Annotated[float, typer.Option(help="to wait for it to answer")] = 120.0,
+    store: Store = "./store",
     as_json: Json = False,
 ) -> None:
     """Start a local Prefect server, with its UI, that stays; one that runs there is taken."""
-    from flows.prefect_settings import be_quiet
-
-    be_quiet()
     from flows.prefect_server import start_lasting
 
+    del store  # every command takes it; a server has none
     with errors_for_people():
         url = start_lasting(port, seconds)
     page = url.removesuffix("/api")

@@ -138,6 +138,7 @@ def start_lasting(port: int, seconds: float) -> str:
     url = f"http://127.0.0.1:{port}/api"
     if healthy(url):
         return url
+    prefect_settings.be_quiet()
     words = [sys.executable, "-m", "prefect", "server", "start", "--background"]
     environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
     with tempfile.TemporaryFile() as log:

@@ -1,17 +1,15 @@
 """What a schedule repeats: new raw files, their columns, and training that goes on from the last
 checkpoint over all data.
 
-Each snapshot has a run of its own, `<run>-<snapshot>`, which begins with the weights of the one
-before. So every checkpoint says which data it saw, and a refresh that was killed goes on where it
-was: run again, it finds what is done.
+Each snapshot has a run of its own, `<run>-<snapshot>`, which begins with the weights and the
+optimiser of the one before. So every checkpoint says which data it saw, and a refresh that was
+killed goes on where it was: run again, it finds what is done.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -45,7 +43,7 @@ def run_refresh(
 
     Returns:
         dataset, snapshot, new (raw files taken), columns (what became of each), run (None without
-        a recipe), before (the run whose weights it began with), steps (of all runs together).
+        a recipe), before (the run that it went on from), steps (of all runs together).
     """
     place = open_store(store)
     taken = stages["ingest"](
@@ -73,14 +71,12 @@ def _words(settings: dict[str, Any]) -> list[str]:
 
 
 def _trained(place: Store, plan: RefreshPlan, snapshot: int, stages: Stages) -> dict[str, Any]:
-    """Train the run of a snapshot from the weights of the run before it."""
+    """Train the run of a snapshot on from the run before it."""
     run, done = f"{plan.run}-{snapshot:06d}", _finished(place, plan.run)
     before = max((name for name in done if name < run), default=None)
     settings = {**plan.settings, "data.dataset": plan.dataset, "data.snapshot": snapshot}
     if before is not None:
-        settings["init"] = str(_weights(place, before))
-        if not place.exists(f"runs/{run}/run.json"):
-            stages["export"](place.uri, before, "headrace", settings["init"], overwrite=True)
+        settings |= {"begin.run": before, "begin.count": "anew"}
     summary, _ = train_once(place, plan.recipe, _words(settings), run, stages)
     steps = summary["step"] + sum(count for name, count in done.items() if name < run)
     return {"run": run, "before": before, "steps": steps}
@@ -91,9 +87,3 @@ def _finished(place: Store, base: str) -> dict[str, int]:
     names = (n for n in place.folders("runs") if re.fullmatch(rf"{re.escape(base)}-\d{{6}}", n))
     paths = {name: f"runs/{name}/summary.json" for name in names}
     return {n: json.loads(place.read(p))["step"] for n, p in paths.items() if place.exists(p)}
-
-
-def _weights(place: Store, run: str) -> Path:
-    """Return the folder for the weights of a run: a loader reads them from a disk."""
-    local = place.local_path(f"runs/{run}/weights")
-    return local or Path(tempfile.gettempdir()) / f"headrace-{run}-weights"

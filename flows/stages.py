@@ -155,6 +155,33 @@ def run_pretrain(
     return report
 
 
+def run_pretrain_plan(store: str, recipe: str, overrides: list[str], run: str) -> dict[str, Any]:
+    """Say what a run would read and how long it would be; nothing is written.
+
+    Returns:
+        run, step (0), steps, batch, batches_per_epoch, epochs and columns (names).
+    """
+    from pipelines.recipe_feed import open_recipe
+    from training.recipe import read_recipe
+
+    made, place = read_recipe(recipe, overrides), open_store(store, writable=False)
+    where = {"rank": 0, "ranks": 1, "workers": 0, "kind": "local"}
+    feed = open_recipe(place, made, start=0, stop=made.steps, **where)
+    try:
+        per_epoch = feed.batches_per_epoch
+        return {
+            "run": run,
+            "step": 0,
+            "steps": made.steps,
+            "batch": made.batch,
+            "batches_per_epoch": per_epoch,
+            "epochs": made.steps / per_epoch,
+            "columns": sorted(feed.fingerprints["columns"]),
+        }
+    finally:
+        feed.close()
+
+
 def run_evaluate(
     store: str,
     run: str,

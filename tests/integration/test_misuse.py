@@ -3,6 +3,7 @@ traceback."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from flows.command import app
@@ -220,3 +222,23 @@ def test_a_cluster_that_is_gone_is_told_at_once(desk: Path) -> None:
     done = CliRunner().invoke(app, [*words, str(desk / STORE)])
     assert done.exit_code == 1
     check_error(done.stderr, "--ray-address 127.0.0.1:9: nothing answers")
+
+
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_examples_json_and_a_store(name: str) -> None:
+    command = COMMANDS[name]
+    assert command.epilog.startswith("Example") and f"headrace {name}" in command.epilog
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {"--json", "--store"} <= options
+
+
+def test_a_dry_run_of_a_training_writes_nothing(desk: Path) -> None:
+    before = sorted((desk / STORE).rglob("*"))
+    words = ["pretrain", "mae_tiny", "data.dataset=photos", "batch=4", "--dry-run", "--json"]
+    done = CliRunner().invoke(app, [*words, "--store", str(desk / STORE)])
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["batches_per_epoch"] == 2
+    assert sorted((desk / STORE).rglob("*")) == before

@@ -80,7 +80,7 @@ def test_a_refresh_takes_what_is_new_and_trains_on(place: Path) -> None:
     assert then["columns"]["hog"]["computed"] == 4
     assert (then["run"], then["before"], then["steps"]) == ("nightly-000002", "nightly-000001", 6)
     record = json.loads((place / "store/runs/nightly-000002/run.json").read_bytes())
-    assert record["recipe"]["init"].endswith("runs/nightly-000001/weights")
+    assert record["recipe"]["begin"]["run"] == "nightly-000001"
     assert record["provenance"]["snapshot"] == 2
 
 
@@ -223,7 +223,7 @@ def test_new_files_give_a_snapshot_their_columns_and_more_training(
     made = [event for event in _events(place) if event["what"] == "derive"]
     assert [event["computed"] for event in made] == [8, 4]
     runs = {run["run"]: run for run in server.headrace("ls", cwd=place)["runs"]}
-    assert runs["nightly-000002"]["recipe"]["init"].endswith("nightly-000001/weights")
+    assert runs["nightly-000002"]["recipe"]["begin"]["run"] == "nightly-000001"
     assert runs["nightly-000002"]["provenance"]["snapshot"] == 2
     verified = server.headrace("verify", "photos", cwd=place)
     assert (verified["samples"], verified["damaged"]) == (12, [])
