@@ -17,6 +17,8 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 TIMEOUT = timedelta(minutes=30)
+IDLE = ("fc_norm",)
+"parts of models that only serve after pretraining: ranks wait for no gradient of theirs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,8 @@ def spread(model: nn.Module, place: Place) -> nn.Module:
     if place.ranks == 1:
         return model
     ids = [place.device.index] if place.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=ids)
+    idle = any(part in name for name, _ in model.named_parameters() for part in IDLE)
+    return DistributedDataParallel(model, device_ids=ids, find_unused_parameters=idle)
 
 
 def bare(model: nn.Module) -> nn.Module:

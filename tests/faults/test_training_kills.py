@@ -18,13 +18,15 @@ from tests.faults.training_runs import (
     batches_of,
     equal,
     left_by,
+    make_poisoned_store,
     make_store,
     on_ranks,
     stop_run,
     train_run,
 )
 from tests.faults.zygote import Zygote
-from training.checkpoints import list_checkpoints
+from training.checkpoints import list_checkpoints, read_checkpoint
+from training.skips import read_skips
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +144,25 @@ def test_ranks_times_accumulation_is_one_number(
         if name.endswith("qkv.bias"):
             continue  # a key bias moves no attention: its gradient is rounding, which Adam enlarges
         torch.testing.assert_close(second[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_ranks_roll_back_together_and_also_when_killed(tmp_path: Path, zygote: Zygote) -> None:
+    """A poisoned sample is one rank's, its loss and name are everybody's."""
+    assert zygote.run(make_poisoned_store, tmp_path).code == 0
+    words = ["steps=6"]
+    for run, kills in (("whole", [0]), ("killed", [3, 4, 0])):
+        for kill in kills:
+            ended = zygote.run(on_ranks, 2, tmp_path, "field", run, kill, words)
+            assert ended.code == (-signal.SIGKILL if kill else 0), ended.error
+    assert zygote.run(train_run, tmp_path, "field", "alone", 0, words).code == 0
+    store = open_store(tmp_path / "store")
+    found = {run: read_skips(store, run) for run in ("whole", "killed", "alone")}
+    assert len(found["whole"]) == 3  # epochs of two batches
+    for skips in found.values():
+        assert [s["step"] for s in skips] == [s["step"] for s in found["whole"]]
+        assert all(s["samples"][0]["loss"] == "nan" for s in skips)
+        assert {s["samples"][0]["key"].split("-")[0] for s in skips} == {"f5"}
+        assert all(len(s["samples"]) == 4 and s["reason"] == "the loss is nan" for s in skips)
+    states = [read_checkpoint(store, run)["model"] for run in ("whole", "killed")]
+    assert equal(*states)

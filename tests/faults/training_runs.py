@@ -9,6 +9,8 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import tifffile
 import torch
 
 from pipelines.derive import derive
@@ -42,6 +44,7 @@ RUNS: dict[str, tuple[str, list[str]]] = {
         ["view.size=16", "model.patch=4", "model.groups=[[B02, B03], [B08]]"],
     ),
 }
+FIELD = ("cell_mae_tiny", ["view.size=16", "model.patch=4"])
 
 
 def make_store(folder: Path) -> None:
@@ -58,9 +61,23 @@ def make_store(folder: Path) -> None:
     derive(store, "video", {"flow": {}}, Executor())
 
 
+def make_poisoned_store(folder: Path) -> None:
+    """Ingest float fields, one of them with numbers at the end of what float32 can hold."""
+    rng = np.random.default_rng(0)
+    (folder / "field").mkdir()
+    for number in range(8):
+        field = rng.normal(1000, 200, (3, 32, 32)).astype(np.float32)
+        if number == 5:
+            field = rng.uniform(1e38, 3e38, field.shape).astype(np.float32)
+        path = folder / "field" / f"f{number}.tif"
+        tifffile.imwrite(path, field, photometric="minisblack")
+    spec = IngestSpec(modality="microscopy", heldout=0.0)
+    ingest(open_store(folder / "store"), [str(folder / "field")], "field", spec, Executor())
+
+
 def recipe_of(kind: str, words: list[str]) -> Recipe:
     """Return the tiny recipe of a kind of model."""
-    name, own = RUNS[kind]
+    name, own = {**RUNS, "field": FIELD}[kind]
     return read_recipe(name, [*SMALL, *UNEVEN, *own, f"data.dataset={kind}", *words])
 
 
