@@ -60,9 +60,12 @@ def _classes(store: Store, streams: list[StreamConfig]) -> tuple[str, ...]:
 
 
 def main_batch(feed: Feed, batch: Batch) -> Batch:
-    """Return a batch of the first dataset: `batch`, or where that is of another, its first one."""
+    """Return a batch of the first dataset: `batch`, or where that is of another, its first one.
+
+    It does not say of which stream it is, so that all it holds has a row for each sample.
+    """
     if not int(batch.get("stream", 0)) or feed.course is None:
-        return batch
+        return {name: value for name, value in batch.items() if name != "stream"}
     course = feed.course
     places = course.orders[0].batch(0, rank=course.rank, ranks=course.ranks)
     return course.builders[0].build(places, 0)

@@ -102,7 +102,7 @@ def run_recipe(store: Path, name: str, steps: int) -> None:
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_a_small_recipe_trains_resumes_and_is_probed(store: Path, name: str) -> None:
-    run_recipe(store, name, 20)
+    run_recipe(store, name, 12)
 
 
 @pytest.mark.slow
