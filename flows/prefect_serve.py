@@ -215,12 +215,14 @@ class _Watch:
 
     def keep(self, stop: threading.Event) -> None:
         """Look again and again, until told to stop."""
-        before = ""
+        before = told = ""
         while not stop.wait(self.files.every):
             try:
-                before = self.look(before)
+                before, told = self.look(before), ""
             except (OSError, ValueError) as error:
-                say(f"{self.deployment}: could not look into its source: {error}")
+                if str(error) != told:  # once, not at every look
+                    say(f"{self.deployment}: could not look into its source: {error}")
+                told = str(error)
 
     def look(self, before: str) -> str:
         """Start a run if files are new and did not change since the last look; returns the state

@@ -75,18 +75,18 @@ class OwnServer:
         """
         self._spawn()
         atexit.register(self.stop)
+        threading.Thread(target=self._keep, name="prefect server", daemon=True).start()
         allowed = float(os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"])
         deadline = time.monotonic() + allowed
         while not healthy(self.url):
-            assert self.process is not None, "it was spawned"
-            if self.process.poll() is not None or time.monotonic() > deadline:
+            if self.ended.is_set() or time.monotonic() > deadline:
+                ended = f"ended {LIVES} times" if self.ended.is_set() else f"not in {allowed:.0f} s"
                 self.stop()
                 raise RuntimeError(
-                    f"Prefect's server did not start in {allowed:.0f} s ({self._last_words()}). "
+                    f"Prefect's server did not start ({ended}; {self._last_words()}). "
                     "See 'headrace doctor', start one with 'headrace up', or use --direct."
                 )
             time.sleep(0.1)
-        threading.Thread(target=self._keep, name="prefect server", daemon=True).start()
 
     def _spawn(self) -> None:
         words = [sys.executable, "-m", "flows.prefect_child", str(self.port), str(os.getpid())]
@@ -96,12 +96,14 @@ class OwnServer:
 
     def _keep(self) -> None:
         """Start the server again when it was killed."""
-        for _ in range(LIVES - 1):
+        for life in range(1, LIVES + 1):
             assert self.process is not None, "it was spawned"
             self.process.wait()
             if self.ended.is_set():
                 return
-            self._spawn()
+            if life < LIVES:
+                self._spawn()
+        self.ended.set()
 
     def _last_words(self) -> str:
         self.log.seek(0)
