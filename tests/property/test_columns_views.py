@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -32,7 +33,10 @@ from preprocessing.rasters import encode_raster
 from preprocessing.slic import slic_regions, view_labels
 from preprocessing.targets import TargetConfig, target_from_pixels
 from preprocessing.views import View, apply_view, draw_view, view_flow
+from preprocessing.vit import encode_tokens, frozen_encoder
+from preprocessing.weight_files import read_weights
 from tests.property.test_geometry import translating
+from tests.tiny_encoder import tiny_vit
 
 FAST = settings(max_examples=25, deadline=None)
 FEW = settings(max_examples=8, deadline=None)
@@ -102,6 +106,28 @@ def test_codes_belong_to_their_frozen_views(seed: int, height: int, width: int, 
     for index in range(2):
         wanted = nearest(patch_vectors(see(stored, asked, index)[None], 16), centroids)
         np.testing.assert_array_equal(column[index], wanted)
+
+
+@FEW
+@given(seed=seeds, height=sizes, width=sizes, kind=kinds, views=st.integers(1, 3))
+def test_features_belong_to_their_frozen_views(
+    seed: int, height: int, width: int, kind: str, views: int
+) -> None:
+    stored, weights = image(seed, height, width), tiny_vit()
+    asked = {"views": views, "view": view_settings(kind, 32), "norm": "half"}
+    column = compute_one(column_spec("features", asked), stored, weights)
+    encoder = frozen_encoder(read_weights(weights), heads=4)
+    for index in range(views):
+        seen = torch.from_numpy(see(stored, asked, index)).permute(2, 0, 1)[None]
+        wanted = encode_tokens(encoder, seen.float() / 127.5 - 1)[0].numpy()
+        assert column[index].shape == wanted.shape == (4, 24)
+        # 1e-5: several views at once are summed in another order than one alone.
+        assert (np.abs(column[index] - wanted) <= np.abs(wanted) / 2048 + 1e-5).all()
+    if kind != "center":
+        other = {**asked, "view": {**view_settings(kind, 32), "flip": False}}
+        assert (
+            column_spec("features", other).fingerprint != column_spec("features", asked).fingerprint
+        )
 
 
 @FAST

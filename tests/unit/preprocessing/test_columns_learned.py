@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from sklearn.cluster import KMeans
 
 from preprocessing.flow import dense_flow
 from preprocessing.kmeans import fit_centroids, nearest, patch_vectors
-from preprocessing.raft import raft_model
+from preprocessing.raft import network_pairs, raft_model
 from preprocessing.vit import encode_tokens, frozen_encoder
+from preprocessing.weight_files import read_weights
 
 
 def hugging_face(name: str) -> torch.nn.Module:
@@ -134,10 +138,65 @@ def test_raft_says_what_it_needs() -> None:
             raft_model("raft_small", b"weights")
 
 
+class BrightnessStep(torch.nn.Module):
+    """Called as torchvision's RAFT is, and sees what was done to the frames on the way."""
+
+    def forward(
+        self, first: torch.Tensor, second: torch.Tensor, num_flow_updates: int
+    ) -> list[torch.Tensor]:
+        assert num_flow_updates == 6
+        assert first.shape == second.shape
+        assert first.shape[0] == 1
+        assert all(edge % 8 == 0 and edge >= 128 for edge in first.shape[2:])
+        assert first.abs().max() <= 1
+        step = (second - first).mean(1, keepdim=True)
+        places = torch.arange(first.shape[3]).expand_as(step).float()
+        return [torch.zeros(1), torch.cat([step, places], 1)]
+
+
+def test_what_surrounds_raft_pads_scales_and_cuts_back() -> None:
+    """Of any size: [-1, 1], padded by repeated edges to multiples of 8, at least 128; the last
+    refinement, cut to the frame, x before y. The network itself is torchvision's."""
+    rng = np.random.default_rng(0)
+    for height, width in ((40, 52), (128, 136), (131, 300)):
+        one, two = rng.integers(0, 256, (2, 2, height, width, 3), np.uint8)
+        field = network_pairs(BrightnessStep(), one, two)
+        assert field.shape == (2, height, width, 2)
+        assert field.dtype == np.float32
+        step = (two.astype(float) - one).mean(-1) / 127.5
+        np.testing.assert_allclose(field[..., 0], step, atol=1e-5)
+        np.testing.assert_array_equal(field[0, 0, :, 1], np.arange(width))
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pth", "checkpoint"])
+def test_weights_come_from_either_kind_of_file(kind: str) -> None:
+    weights = {"a.weight": torch.randn(3, 2), "b": torch.arange(4.0)}
+    buffer = io.BytesIO()
+    torch.save({"model": weights, "epoch": 3} if kind == "checkpoint" else weights, buffer)
+    data = safetensors.torch.save(weights) if kind == "safetensors" else buffer.getvalue()
+    found = read_weights(data)
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
+class Harm:
+    """What a hostile .pth would run."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("raise SystemExit('a weight file was executed')",)
+
+
+def test_what_is_no_weight_file_is_refused() -> None:
+    harmful, odd = io.BytesIO(), io.BytesIO()
+    torch.save({"model": Harm()}, harmful)
+    torch.save([1, 2], odd)
+    for data in (b"", b"garbage" * 9, b"PK\3\4 cut short", harmful.getvalue(), odd.getvalue()):
+        with pytest.raises(ValueError, match="weights"):
+            read_weights(data)
+
+
 def test_raft_sees_frames_of_any_size() -> None:
     """With the weights it starts with; its own accuracy is its authors' affair."""
-    import io
-
     try:
         from torchvision.models.optical_flow import raft_small
     except (ImportError, RuntimeError) as error:

@@ -110,6 +110,35 @@ def test_motion_masks_follow_the_object(path: Path, source: str) -> None:
     assert np.mean(near) >= 0.8, f"{np.mean(near):.0%}"
 
 
+@pytest.mark.parametrize("source", ["flow", "motion"])
+@pytest.mark.parametrize("path", PATHS)
+def test_visible_tokens_of_mgmae_follow_the_object(path: Path, source: str) -> None:
+    """One token a tubelet is visible. Where the base frame's lies on the object, it stays within
+    one token of the same place on it in at least 80 % of the frames."""
+    stored = moving_square(path)
+    array = compute_one(column_spec(source, {}), stored)
+    view = {"kind": "center", "size": EDGE, "flip": False}
+    edge, base = EDGE // PATCH, FRAMES // 2
+    mask = {"kind": "mgmae", "source": source, "ratio": 0.99}
+    asked = {"draws": 160, "views": 1, "view": view, "size": EDGE, "patch": PATCH, "mask": mask}
+    with_input = Stored(stored.sample, "mp4", stored.payload, {}, stored.shape, {source: array})
+    near, seen = [], 0
+    for packed in compute_one(column_spec("masks", asked), with_input):
+        shown = ~unpack_mask(packed, FRAMES // TUBELET * edge * edge)
+        places = [np.argwhere(tubelet)[:, ::-1] for tubelet in shown.reshape(-1, edge, edge)]
+        assert [len(place) for place in places] == [1] * (FRAMES // TUBELET)
+        pixel = (places[base // TUBELET][0] + 0.5) * PATCH
+        inside = pixel - path(base)
+        if (inside < PATCH / 4).any() or (inside > THING - PATCH / 4).any():
+            continue
+        seen += 1
+        for t in range(FRAMES):
+            here = (places[t // TUBELET][0] + 0.5) * PATCH
+            near.append(np.abs(here - (path(t) + inside)).max() <= PATCH)
+    assert seen >= 3
+    assert np.mean(near) >= 0.8, f"{np.mean(near):.0%}"
+
+
 @pytest.mark.parametrize("path", PATHS)
 def test_flow_and_motion_agree_on_the_object(path: Path) -> None:
     stored = moving_square(path)
