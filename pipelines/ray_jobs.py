@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ Job = TypeVar("Job")
 Result = TypeVar("Result")
 FIRST_TASK_SECONDS = 300.0
 "Deadline of the first task, which shows that there is room, and that workers have our code."
+CONNECT_SECONDS = 15.0
 OBJECT_STORE_BYTES = 512 * 2**20
 _STARTED_HERE: set[str] = set()
 
@@ -39,6 +41,7 @@ def start_ray(address: str = "", cpus: int | None = None) -> None:
     address = address or os.environ.get("RAY_ADDRESS", "")
     try:
         if address:
+            _reach(address)
             ray.init(
                 address=address,
                 log_to_driver=False,
@@ -56,11 +59,22 @@ def start_ray(address: str = "", cpus: int | None = None) -> None:
                 object_store_memory=OBJECT_STORE_BYTES,
             )
             _STARTED_HERE.add(ray.get_runtime_context().gcs_address)
-    except (ConnectionError, RuntimeError) as error:
+    except Exception as error:  # Ray raises nothing narrower when its head dies as it starts
         raise ConnectionError(
             f"Ray at {address or 'this machine'}: did not start or answer ({error}). "
             "Check --ray-address, or use --direct to run without Ray."
         ) from error
+
+
+def _reach(address: str) -> None:
+    """Try an address of the form host:port; Ray itself would try for many minutes.
+
+    Raises:
+        OSError: nobody answers there.
+    """
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
 
 
 def started_here() -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +38,14 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     start_ray(cpus=CPUS)
     yield store
     ray.shutdown()
+
+
+def test_a_wrong_address_is_told_soon() -> None:
+    ray.shutdown()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with pytest.raises(ConnectionError, match=f"Ray at 127.0.0.1:{port}: did not start or answer"):
+        start_ray(f"127.0.0.1:{port}")
 
 
 def check(store: Store, way: str, ranks: int, actors: int, start: int, stop: int) -> None:
