@@ -122,14 +122,15 @@ class Recorder:
         session = self.session
         if not session.place.first:
             return
+        self._keep_failures()
         if step == session.recipe.steps:
             stalls = session.feed.stalls.summary()
-            session.metrics.add({"step": step, "feed": stalls})
+            failed = read_record(session.store, session.run, "failed.json") or {}
+            session.metrics.add({"step": step, "feed": stalls, "failed_samples": len(failed)})
             say(session.place, f"{session.run}: {stalls['advice']}")
         session.metrics.flush()
         write_curves(session.store, session.run, session.metrics.lines, step)
         _draw(session, step)
-        self._keep_failures()
         looked, loss = self.evaluated
         label = Label(
             heldout_loss=loss if looked == step else None,
@@ -215,6 +216,7 @@ def sum_up(
         "seconds": seconds,
         "epochs_proven": sum("epoch_proof" in line for line in lines),
         "data_advice": next((x["feed"]["advice"] for x in lines[::-1] if "feed" in x), None),
+        "failed_samples": max((line.get("failed_samples", 0) for line in lines), default=0),
         "skipped": sum("skipped" in line for line in lines),
         "parameters": parameters,
     }

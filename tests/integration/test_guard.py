@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,14 @@ import torch
 from pipelines.executors import Executor
 from pipelines.ingest import ingest
 from pipelines.ingest_spec import IngestSpec
+from pipelines.keys import sample_id
+from pipelines.recipe_feed import open_recipe
 from storage.fs import Store, open_store
 from training.checkpoints import list_checkpoints, read_checkpoint
 from training.guard import DivergedError
 from training.pretrain import pretrain
-from training.recipe import Recipe, read_recipe
-from training.runs import read_metrics
+from training.recipe import Recipe, make_recipe, read_recipe
+from training.runs import read_metrics, read_record
 from training.skips import read_skips
 
 WORDS = [
@@ -74,6 +77,34 @@ def test_a_poisoned_sample_is_named_and_passed_over(
     state = read_checkpoint(store, "poisoned")
     assert all(torch.isfinite(value).all() for value in state["model"].values())
     assert list_checkpoints(store, "poisoned")[-1] == 9
+
+
+def test_any_past_batch_is_made_again_from_the_record(store: Store) -> None:
+    pretrain(store, recipe_with("steps=4", "data.failures=0"), run="past")
+    record = read_record(store, "past")
+    assert record is not None
+    recipe = make_recipe(record["recipe"])
+    skip = read_skips(store, "past")[0]
+    at = {"start": skip["step"], "stop": skip["step"] + 1, "rank": 0, "ranks": 1}
+    batch = next(iter(open_recipe(store, recipe, **at, workers=0, kind="local")))
+    keys = {sample_id(sample["key"]): sample["key"] for sample in skip["samples"]}
+    assert set(batch["sample"].tolist()) == set(keys)
+    high = [int(i) for i, x in zip(batch["sample"], batch["pixels"], strict=True) if x.max() > 1e37]
+    assert [keys[i] for i in high] == [skip["samples"][0]["key"]]
+
+
+def test_samples_that_fail_are_kept_with_the_run(store: Store, tmp_path: Path) -> None:
+    shutil.copytree(store.uri, tmp_path / "store")
+    copy = open_store(tmp_path / "store")
+    shard = next(e.path for e in copy.list("datasets/fields") if e.path.endswith("000.tar"))
+    whole = bytearray(copy.read(shard))
+    whole[len(whole) // 2] ^= 1
+    copy.write(shard, bytes(whole))
+    summary = pretrain(copy, recipe_with("steps=3", "data.failures=2"), run="failing")
+    failed = read_record(copy, "failing", "failed.json")
+    assert failed is not None and len(failed) == 1
+    assert all("000.tar" in error for error in failed.values())
+    assert summary["failed_samples"] == 1
 
 
 @pytest.mark.slow
