@@ -28,6 +28,10 @@ from flows.arguments import (
 from flows.command_text import evaluate_line, pretrain_line, pretrain_plan_line
 from flows.options import answer, errors_for_people, output_file
 
+_FOLDER = Path(__file__).resolve().parent.parent / "recipes"
+RECIPES = ", ".join(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
+"Named in the help of pretrain; looked up here, as what reads recipes loads much more."
+
 app = typer.Typer(
     name="headrace",
     help="Raw files to shards, derived columns, ordered batches and a pretrained encoder.",
@@ -62,7 +66,7 @@ app.command(epilog=column_commands.WHY_EXAMPLE)(column_commands.why)
     epilog="Example: headrace pretrain mgmae_tiny data.dataset=clips steps=200 --run first"
 )
 def pretrain(
-    recipe: Annotated[str, typer.Argument(help="name or path of a recipe")],
+    recipe: Annotated[str, typer.Argument(help=f"name or path of a recipe; known: {RECIPES}")],
     settings: Annotated[
         list[str] | None, typer.Argument(help="key=value in place of the recipe's own")
     ] = None,

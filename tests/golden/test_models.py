@@ -35,6 +35,7 @@ HEADS = (4, 2, 3, 6, 8, 12, 16, 1, 5, 7, 10, 14, 20, 24)
 "Numbers of heads to try: no array of the files holds it, and only the right one gives the right "
 "numbers."
 SATMAE_GROUPS = ((0, 1, 2, 6), (3, 4, 5, 7), (8, 9))
+"What the released model has; the files hold how large the groups are, not which channels."
 
 
 def tensor(array: NDArray[Any]) -> Tensor:
@@ -293,13 +294,16 @@ def test_satmae_groups(golden: Read, ratio_of: Callable[..., float], kind: str) 
     visible = kept_ids(stored[f"noise_{kind}"], ratio_of(stored["mask_ratio"]))
     if kind == "spatial":
         visible = torch.cat([visible + g * positions for g in range(groups)], dim=1)
-    names = tuple(tuple(map(str, group)) for group in SATMAE_GROUPS)
+    channels = groups_of(state)
+    names = tuple(tuple(map(str, group)) for group in channels)
     make = build(
         "satmae_group", stored,
-        {"channels": images.shape[1], "size": images.shape[-1], "groups": SATMAE_GROUPS},
+        {"channels": images.shape[1], "size": images.shape[-1], "groups": channels},
         groups=names, patch=state["patch_embed.0.proj.weight"].shape[-1], width=width,
         depth=depth(state, "blocks."), decoder_width=inner,
         decoder_depth=depth(state, "decoder_blocks."),
+        context=state["channel_embed"].shape[-1],
+        decoder_context=state["decoder_channel_embed"].shape[-1],
     )  # fmt: skip
     asked = everything(visible, groups * positions)
     wanted = tensor(stored[f"pred_{kind}"])
@@ -316,12 +320,22 @@ def test_satmae_groups(golden: Read, ratio_of: Callable[..., float], kind: str) 
         assert loss.item() == pytest.approx(float(stored[f"loss_{kind}_{name}"]), rel=1e-5)
 
 
+def groups_of(state: dict[str, Tensor]) -> tuple[tuple[int, ...], ...]:
+    """Return the channels of each group: the released ones, or neighbours where sizes differ."""
+    count = sum(name.startswith("patch_embed.") for name in state) // 2
+    sizes = [state[f"patch_embed.{i}.proj.weight"].shape[1] for i in range(count)]
+    if sizes == [len(group) for group in SATMAE_GROUPS]:
+        return SATMAE_GROUPS
+    ends = np.cumsum(sizes).tolist()
+    return tuple(tuple(range(end - n, end)) for end, n in zip(ends, sizes, strict=True))
+
+
 def by_channel(model: SatMAE, images: Tensor, visible: Tensor, asked: Tensor) -> Tensor:
     """Return the predictions (B, C, L, p*p), channels in the order of the groups."""
-    parts = model(images, visible, asked)["pixels"].chunk(len(SATMAE_GROUPS), dim=1)
+    parts = model(images, visible, asked)["pixels"].chunk(len(model.groups), dim=1)
     split = [
         part[..., : len(group) * model.layout.patch**2].unflatten(-1, (len(group), -1))
-        for part, group in zip(parts, SATMAE_GROUPS, strict=True)
+        for part, group in zip(parts, model.groups, strict=True)
     ]
     return torch.cat(split, dim=2).transpose(1, 2)
 
@@ -354,6 +368,19 @@ def test_microscopy(golden: Read, family: str, name: str) -> None:
     close(model.encode(images, visible), stored["latent"], 5e-5)
     close(model(images, visible, asked)["pixels"], stored["reconstruction"], 5e-5)
     close(model.embed(images), stored["embedding_full"], 5e-5)
+
+
+def test_crossmae_mixes_maps_from_xavier_weights(golden: Read) -> None:
+    """The released code means to draw them otherwise, but its last initialisation wins."""
+    wanted = golden("crossmae_tiny")["wfm_weight_at_init"]
+    decoder_depth, maps = wanted.shape
+    sizes = {"patch": 4, "width": 8, "heads": 2, "decoder_width": 8, "decoder_heads": 2}
+    config = ModelConfig(family="crossmae", depth=maps - 1, decoder_depth=decoder_depth, **sizes)
+    found = build_model(config, ModelInput(channels=3, size=8, widths={"pixels": 0})).wfm
+    bound = (6 / (maps + decoder_depth)) ** 0.5
+    for weight in (found.linear.weight, tensor(wanted)):
+        assert weight.shape == wanted.shape
+        assert 0.3 * bound < float(weight.detach().abs().max()) <= bound
 
 
 @pytest.mark.parametrize("kind", ["partial", "full"])
