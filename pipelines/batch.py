@@ -364,7 +364,7 @@ class BatchBuilder:
         if target.kind == "label":
             return label_target(seen.fields["label"], self.stream.classes)
         first, patch = channels_first(seen.fields["ext"]), self.stream.patch
-        stored = derived[target.kind] if target.source == "column" else None
+        stored = derived[target.column] if target.source == "column" else None
         if target.kind == "ndi":
             return self._indices(seen, stored)
         if stored is None:
@@ -372,7 +372,7 @@ class BatchBuilder:
                 seen.pixels, target, patch, self.stream.tubelet, channels_first=first
             )
         frozen = stored[seen.epoch % self.stream.frozen_views]
-        return uint8_to_hog(frozen) if target.kind == "hog" else frozen.astype(np.float32)
+        return uint8_to_hog(frozen) if target.column == "hog" else frozen.astype(np.float32)
 
     def _indices(self, seen: Seen, stored: NDArray[Any] | None) -> NDArray[np.float32]:
         """Return the normalised-difference indices of each patch under the view."""

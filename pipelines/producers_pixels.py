@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from pipelines.column_types import (
     CENTER,
-    Array,
     Parameters,
     Producer,
     Stored,
@@ -19,12 +18,13 @@ from pipelines.column_types import (
     frozen_pixels,
 )
 from preprocessing.fft import fft_targets, fft_to_uint16
-from preprocessing.hog import hog_targets, hog_to_uint8
+from preprocessing.hog import hog_to_uint8
 from preprocessing.indices import INDICES, ndi, ndi_to_int16
 from preprocessing.payloads import decode_payload
 from preprocessing.slic import slic_regions
-from preprocessing.targets import token_frames
+from preprocessing.targets import TargetConfig, target_from_pixels, token_frames
 
+_TOKEN = ("patch", "tubelet")
 ALL = ("image", "video", "microscopy", "satellite")
 OWN_VIEWS = {
     "crop": "refused: only its own frozen views",
@@ -35,40 +35,35 @@ OWN_VIEWS = {
 
 
 def _hog(stored: Stored, parameters: Parameters) -> NDArray[np.uint8]:
-    """Return (views, N, P) uint8: the descriptor of each token under each frozen view.
-
-    With `cells`, LocalMIM's scales: the cells of each edge after one another, P = C * bins.
-    """
-    first, tubelet = channels_first(stored.ext), parameters["tubelet"]
-    seen = (
-        token_frames(pixels, tubelet, channels_first=first)
-        for pixels in frozen_pixels(stored, parameters)
+    """Return (views, N, P) uint8: the descriptor of each token under each frozen view; with
+    `scales` LocalMIM's four."""
+    target = TargetConfig(
+        kind="hog_scales" if parameters["scales"] else "hog",
+        **{name: parameters[name] for name in ("cell", "bins", "window")},
     )
-    return np.stack([hog_to_uint8(_descriptors(frames, parameters)) for frames in seen])
-
-
-def _descriptors(frames: Array, parameters: Parameters) -> NDArray[np.float32]:
-    bins, window = parameters["bins"], parameters["window"]
-    if parameters["cells"]:
-        parts = [
-            hog_targets(frame, cell, cell, bins, window)
-            for frame in frames
-            for cell in parameters["cells"]
-        ]
-    else:
-        patch, cell = parameters["patch"], parameters["cell"]
-        parts = [hog_targets(frame, patch, cell, bins, window) for frame in frames]
-    return np.concatenate(parts)
+    first, (patch, tubelet) = channels_first(stored.ext), (parameters[n] for n in _TOKEN)
+    views = [
+        target_from_pixels(pixels, target, patch, tubelet, channels_first=first)
+        for pixels in frozen_pixels(stored, parameters)
+    ]
+    return np.stack([hog_to_uint8(view) for view in views])
 
 
 def _check_hog(parameters: Parameters) -> Parameters:
     check_frozen(parameters)
-    edges = parameters["cells"] or [parameters["cell"]]
-    whole = parameters["view"]["size"] if parameters["cells"] else parameters["patch"]
-    wrong = [edge for edge in edges if edge < 1 or whole % edge]
-    if wrong:
-        raise ValueError(f"cell is {wrong[0]}; it must divide {whole} px into whole cells.")
-    return parameters
+    patch, size = parameters["patch"], parameters["view"]["size"]
+    if not parameters["scales"]:
+        if parameters["cell"] < 1 or patch % parameters["cell"]:
+            raise ValueError(
+                f"cell is {parameters['cell']}; it must divide {patch} px into whole cells."
+            )
+        return parameters
+    if patch % 4 or size % (2 * patch) or parameters["window"]:
+        raise ValueError(
+            f"scales has cells of a quarter of a patch to two patches, and no window; patch is "
+            f"{patch}, view.size {size}, window {parameters['window']}. LocalMIM has 16, 224 and 0."
+        )
+    return {**parameters, "cell": patch // 4}
 
 
 def _ndi(stored: Stored, parameters: Parameters) -> NDArray[np.int16]:
@@ -107,10 +102,10 @@ def _regions(stored: Stored, parameters: Parameters) -> NDArray[np.uint16]:
 
 PIXEL_PRODUCERS: dict[str, Producer] = {
     "hog": Producer(
-        version=2,
+        version=3,
         defaults={
             "cell": 8,
-            "cells": [],
+            "scales": False,
             "bins": 9,
             "patch": 16,
             "tubelet": 2,

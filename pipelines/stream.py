@@ -80,6 +80,12 @@ class StreamConfig:
             raise ValueError(f"data.failures is {self.failures}; it must be 0 or more.")
         for target in self.targets:
             self._check_target(target)
+        read = [t.column for t in self.targets if t.source == "column"]
+        if len(read) != len(set(read)):
+            raise ValueError(
+                "targets hog and hog_scales both have source=column, of one column hog. Make one "
+                "of them online."
+            )
 
     def _check_series(self) -> None:
         if self.dates < 2:
@@ -101,7 +107,7 @@ class StreamConfig:
                 f"Use source=column, and derive {kind} first."
             )
         stored = kind in STREAM_TARGETS and target.source == "column"
-        if stored and PRODUCERS[kind].frozen and not self.frozen_views:
+        if stored and PRODUCERS[target.column].frozen and not self.frozen_views:
             raise ValueError(
                 f"target {kind} has source=column, but data.frozen_views is 0. A stored {kind} "
                 "fits only its own frozen views: set data.frozen_views to the number of views, or "
@@ -127,8 +133,8 @@ class StreamConfig:
             asked["masks"] = self._mask_parameters()
         for target in self.targets:
             if target.kind in STREAM_TARGETS and target.source == "column":
-                asked[target.kind] = {
-                    **asked.get(target.kind, {}),
+                asked[target.column] = {
+                    **asked.get(target.column, {}),
                     **self._target_parameters(target),
                 }
         for name in ("flow", "motion"):
@@ -142,9 +148,10 @@ class StreamConfig:
     def _target_parameters(self, target: TargetConfig) -> dict[str, Any]:
         if target.kind == "ndi":
             return {}
-        if target.kind != "hog":
+        if target.column != "hog":
             return self._frozen()
         own = {name: getattr(target, name) for name in ("cell", "bins", "window")}
+        own["scales"] = target.kind == "hog_scales"
         return {**own, "patch": self.patch, "tubelet": self.tubelet, **self._frozen()}
 
     def _mask_parameters(self) -> dict[str, Any]:

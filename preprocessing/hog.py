@@ -106,13 +106,6 @@ def cells_to_patches(cells: NDArray[np.float32], edge: int) -> NDArray[np.float3
     return split.transpose(0, 2, 4, 5, 1, 3).reshape(h // edge * (w // edge), -1)
 
 
-def hog_scales(
-    image: NDArray[Any], cells: tuple[int, ...] = (4, 8, 16, 32), bins: int = 9
-) -> list[NDArray[np.float32]]:
-    """Return LocalMIM's targets: for each cell edge (cells, C * bins), raster order."""
-    return [hog_targets(image, cell, cell, bins) for cell in cells]
-
-
 def hog_to_uint8(hog: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return values in [0, 1] in steps of 1/255: off by at most 1/510."""
     return np.rint(np.clip(hog, 0, 1) * 255).astype(np.uint8)

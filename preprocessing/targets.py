@@ -12,6 +12,16 @@ from numpy.typing import NDArray
 from preprocessing.hog import hog_targets
 
 KINDS = ("pixels", "hog", "hog_scales", "ndi", "features", "label")
+NO_TARGETS = {
+    "codes": "no loss here takes them. The column is for code of your own",
+    "regions": "no loss here takes them. The column is for code of your own",
+    "fft": "the Fourier loss of microscopy is a part of pixels: target.kind=pixels and "
+    "target.fourier=0.01",
+    "flow": "it guides masks: mask.kind=mgmae or mgm",
+    "motion": "it guides masks: mask.kind=mgm or mgmae with mask.source=motion",
+    "masks": "a recipe uses stored masks by mask.made=column",
+}
+"Columns that nothing predicts, and what to say instead."
 SCALE_SHARES = (16, 4, 1, 1)
 "hog_scales: how many histograms of each scale a token's target holds, finest first."
 _SOURCES = ("online", "column", "inputs")
@@ -41,6 +51,8 @@ class TargetConfig:
     "pixels: share of the Fourier term in the loss (microscopy has 0.01)"
 
     def __post_init__(self) -> None:
+        if self.kind in NO_TARGETS:
+            raise ValueError(f"target.kind is {self.kind!r}; {NO_TARGETS[self.kind]}.")
         for name, known in (("kind", KINDS), ("source", _SOURCES), ("norm", _NORMS)):
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -52,7 +64,7 @@ class TargetConfig:
                 f"target {self.kind} has source=inputs; only hog and ndi are made from what the "
                 "network sees. Leave out source."
             )
-        if self.kind in ("hog_scales", "label") and self.source != "online":
+        if self.kind == "label" and self.source != "online":
             raise ValueError(
                 f"target {self.kind} has source={self.source}; no column holds it. Use online."
             )
@@ -69,6 +81,11 @@ class TargetConfig:
                 f"target.fourier is {self.fourier}; it must be at least 0 and below 1. 0.01 is "
                 "usual."
             )
+
+    @property
+    def column(self) -> str:
+        """The derived column that holds it, where its source is one."""
+        return "hog" if self.kind == "hog_scales" else self.kind
 
 
 def token_frames(

@@ -319,6 +319,37 @@ def test_columns_without_a_view_of_their_own_are_refused(store: Store) -> None:
         stream_with(MaskConfig(), targets=(TargetConfig(kind="features"),))
 
 
+@pytest.mark.parametrize("dataset", ["image", "video"])
+@pytest.mark.parametrize("kind", ["hog", "hog_scales"])
+def test_stored_hog_is_the_online_target_within_its_bound(
+    store: Store, dataset: str, kind: str
+) -> None:
+    tubelet = 2 if dataset == "video" else 1
+    values = {"dataset": dataset, "view": ViewConfig(size=64), "tubelet": tubelet}
+    batches = []
+    for source in ("online", "column"):
+        target = TargetConfig(kind=kind, source=source)
+        stream = stream_with(MaskConfig(), targets=(target,), frozen_views=2, **values)
+        asked = {name: spec.parameters for name, spec in stream.needed_columns().items()}
+        derive(store, dataset, asked, DIRECT)
+        batches.append(list(open_feed(store, stream, stop=5)))
+    for online, stored in zip(*batches, strict=True):
+        found, wanted = (batch.pop(f"targets.{kind}") for batch in (stored, online))
+        assert (found - wanted).abs().max() <= 1 / 510 + 1e-6
+        assert found.any()
+        assert same(online, stored)
+    both = tuple(TargetConfig(kind=k, source="column") for k in ("hog", "hog_scales"))
+    with pytest.raises(ValueError, match="of one column hog"):
+        stream_with(MaskConfig(), targets=both, frozen_views=2, **values)
+
+
+@pytest.mark.parametrize("column", sorted(set(PRODUCERS) - {"hog", "ndi", "features"}))
+def test_columns_that_nothing_predicts_are_refused_as_targets(column: str) -> None:
+    with pytest.raises(ValueError, match=rf"target\.kind is '{column}'; ") as refusal:
+        TargetConfig(kind=column, source="column")
+    assert "must be one of" not in str(refusal.value)
+
+
 def test_stored_indices_and_features_are_targets(store: Store) -> None:
     ndi = TargetConfig(kind="ndi", source="column")
     common = {**COMMON, "dataset": "satellite", "view": ViewConfig(size=16), "patch": 8}

@@ -69,14 +69,22 @@ sizes = st.integers(33, 90)
 
 
 @FAST
-@given(seed=seeds, height=sizes, width=sizes, kind=kinds, views=st.integers(1, 3))
+@given(
+    seed=seeds,
+    height=sizes,
+    width=sizes,
+    kind=kinds,
+    views=st.integers(1, 3),
+    scales=st.booleans(),
+)
 def test_hog_belongs_to_its_frozen_views(
-    seed: int, height: int, width: int, kind: str, views: int
+    seed: int, height: int, width: int, kind: str, views: int, scales: bool
 ) -> None:
     stored = image(seed, height, width)
-    asked = {"views": views, "view": view_settings(kind, 32), "cell": 8, "window": 16}
+    asked = {"views": views, "view": view_settings(kind, 32), "scales": scales}
+    asked["window"] = 0 if scales else 16
     column = compute_one(column_spec("hog", asked), stored)
-    target = TargetConfig(kind="hog", cell=8, window=16)
+    target = TargetConfig(kind="hog_scales" if scales else "hog", window=asked["window"])
     for index in range(views):
         seen = see(stored, asked, index)
         online = target_from_pixels(seen, target, 16)

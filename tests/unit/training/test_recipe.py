@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_refused_by_name(word: str, told: str) -> None:
             "model.family=mae_st",
             r"modality is video, model\.family mae_st; clips and",
         ),
-        ("localmim_tiny", "target.0.source=column", r"hog_scales has source=column; no column"),
+        ("localmim_tiny", "target.0.source=inputs", r"hog_scales has source=inputs; only hog and"),
     ],
 )
 def test_what_does_not_fit_together_is_refused_too(recipe: str, word: str, told: str) -> None:
