@@ -34,6 +34,8 @@ class ModelConfig:
     context: int = 0
     "of a token's position, the values that name its band group or date (satmae): 256 and 384 in "
     "the released models; 0 takes a third and three eighths of the width"
+    decoder_context: int = 0
+    "the same of the decoder: 128 and 192; 0 takes a quarter and three eighths"
 
     def __post_init__(self) -> None:
         for name in ("patch", "tubelet", "width", "depth", "heads"):

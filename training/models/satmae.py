@@ -28,8 +28,8 @@ from training.models.tokens import PatchEmbed, place_tokens, take_tokens
 
 
 class SatMAE(nn.Module):
-    """Masked autoencoder on groups of bands. `context` values of the encoder's width (a quarter of
-    the decoder's) say which group a token is of, the rest where it lies."""
+    """Masked autoencoder on groups of bands. `context` values of the encoder's width
+    (`decoder_context` of the decoder's) say which group a token is of, the rest where it lies."""
 
     def __init__(self, config: ModelConfig, data: ModelInput) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class SatMAE(nn.Module):
         self.norm = layer_norm(width)
 
     def _make_decoder(self, config: ModelConfig, edge: int) -> None:
-        width, named = config.decoder_width, config.decoder_width // 4
+        width, named = config.decoder_width, config.decoder_context or config.decoder_width // 4
         self.decoder_embed = nn.Linear(config.width, width)
         self.mask_token = token(width)
         self.decoder_pos_embed = frozen(sincos_2d(width - named, edge, edge, cls=True))
@@ -137,10 +137,11 @@ def _check(config: ModelConfig, data: ModelInput) -> None:
             "Use target: [{kind: pixels}]."
         )
     named = config.context or config.width // 3
-    if named % 2 or (config.width - named) % 4 or config.decoder_width % 16:
+    inner = config.decoder_context or config.decoder_width // 4
+    shares = (named, config.width - named), (inner, config.decoder_width - inner)
+    if any(group % 2 or place % 4 for group, place in shares):
         raise ValueError(
-            f"model.width is {config.width}, model.context is {named}, model.decoder_width is "
-            f"{config.decoder_width}; satmae_group shares each out between group and place: the "
-            "context must be even, the rest of the width a multiple of 4, the decoder's a multiple "
-            "of 16. 768, 256 and 512 are usual."
+            f"model.width is {config.width}, {named} of it for groups, model.decoder_width is "
+            f"{config.decoder_width}, {inner} of it for groups; groups need even numbers, the rest "
+            "multiples of 4. 768, 256 (model.context) and 512 are usual."
         )

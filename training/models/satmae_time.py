@@ -25,13 +25,17 @@ from training.models.tokens import PatchEmbed, place_tokens, take_tokens
 
 
 class SatMAETime(nn.Module):
-    """Masked autoencoder on dated pictures that share one embedding. `context` values of the
-    encoder's width (three eighths of the decoder's) say when a token was seen, the rest where."""
+    """Masked autoencoder on dated pictures that share one embedding.
+
+    `context` values of the encoder's width (`decoder_context` of the decoder's) say when a token
+    was seen, the rest where.
+    """
 
     def __init__(self, config: ModelConfig, data: ModelInput) -> None:
         super().__init__()
         width, inner = config.width, config.decoder_width
-        self.dated, self.decoder_dated = config.context or width * 3 // 8, inner * 3 // 8
+        self.dated = config.context or width * 3 // 8
+        self.decoder_dated = config.decoder_context or inner * 3 // 8
         _check(config, data, self.dated, self.decoder_dated)
         edge = data.size // config.patch
         self.layout = self.layout_of(config, data)
