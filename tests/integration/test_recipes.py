@@ -111,6 +111,24 @@ def test_every_small_recipe_trains_resumes_and_is_probed(store: Path, name: str)
     run_recipe(store, name, STEPS)
 
 
+@pytest.mark.slow
+def test_a_second_stage_begins_with_the_encoder_of_the_first(store: Path, tmp_path: Path) -> None:
+    dataset(store, "videos")
+    headrace("pretrain", "videomae2_tiny", "steps=2", "--run", "stage1", store=store)
+    exported = str(tmp_path / "stage1")
+    headrace("export", "stage1", "--to", "headrace", "--output", exported, store=store)
+    # One step at a rate too small to be seen.
+    words = ("videomae2_labels_tiny", "steps=1", "optim.lr=1e-12", f"init={exported}")
+    headrace("pretrain", *words, "--run", "stage2", store=store)
+    place = open_store(store)
+    first, second = (read_checkpoint(place, run)["model"] for run in ("stage1", "stage2"))
+    encoder = [name for name in first if name.startswith("encoder.")]
+    assert all(torch.allclose(first[n], second[n], atol=1e-6) for n in encoder)
+    remembered = json.loads(place.read("runs/stage2/run.json"))["input"]["init"]
+    assert remembered["loaded"] == len(encoder)
+    assert remembered["fresh"] == 2  # the weight and the bias of the head
+
+
 PAPERS = {
     "mae": (329_239_296, 303_099_904),
     "colormae": (111_655_680, 85_647_360),

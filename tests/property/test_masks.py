@@ -8,10 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from preprocessing.mask_content import hpm_hard_count, hpm_mask
+from preprocessing.mask_torch import everest_masks
 from preprocessing.masks import MASKS, MaskConfig, decoded_tokens, make_mask, visible_count
 from preprocessing.randomness import generator
 
@@ -182,3 +185,44 @@ def test_decoded_counts_do_not_vary(decoder: str, t: int, h: int, w: int, seed: 
             assert not (decoded & ~mask).any()
     assert len(counts) == 1
     assert 0 < counts.pop() <= t * 4 * h * w
+
+
+@FAST
+@given(
+    t=st.integers(2, 8),
+    cells=st.integers(4, 30),
+    drop=st.floats(0.1, 0.6),
+    seed=st.integers(0, 2**32),
+)
+def test_everest_splits_what_moves_into_input_and_output(
+    t: int, cells: int, drop: float, seed: int
+) -> None:
+    draw = torch.Generator().manual_seed(seed % 2**31)
+    tokens = torch.randn(2, t * cells, 6, generator=draw)
+    moving = int((1 - drop) * t * cells)
+    ratio = 1 - 0.5 * (1 - drop)
+    noise = torch.rand(2, moving, generator=draw)
+    not_input, not_decoded = everest_masks(tokens, noise, drop, ratio, times=t)
+    seen = int((1 - ratio) * t * cells)
+    assert (~not_input).sum(1).tolist() == [seen, seen]
+    assert (~not_decoded).sum(1).tolist() == [moving - seen, moving - seen]
+    assert not (~not_input & ~not_decoded).any()
+
+
+@FAST
+@given(
+    tokens=st.integers(4, 200),
+    ratio=st.floats(0.3, 0.9),
+    epoch=st.integers(0, 99),
+    seed=st.integers(0, 2**32),
+)
+def test_hpm_hides_the_hardest_and_as_many_as_ever(
+    tokens: int, ratio: float, epoch: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    difficulty = rng.permutation(tokens).astype(np.float32)
+    hard = hpm_hard_count(tokens, ratio, epoch, 100)
+    mask = hpm_mask(difficulty, ratio, hard, rng)
+    assert mask.sum() == tokens - int(tokens * (1 - ratio))
+    assert mask[np.argsort(-difficulty)[:hard]].all()
+    assert hard <= mask.sum() // 2
