@@ -23,7 +23,8 @@ from pipelines.feed import open_eval
 from pipelines.ingest import ingest
 from pipelines.ingest_spec import IngestSpec
 from storage.fs import Store, open_store
-from training.evaluate import eval_stream, evaluate
+from training.evaluate import evaluate
+from training.feeds import eval_stream
 from training.pretrain import pretrain
 from training.probes import Features, knn_accuracy
 from training.recipe import read_recipe

@@ -38,8 +38,8 @@ from storage.manifest import read_table
 from storage.snapshots import part_path
 from training.assemble import make_trainer
 from training.checkpoints import read_checkpoint
-from training.evaluate import eval_stream
 from training.features import encode
+from training.feeds import eval_stream
 from training.pretrain import pretrain
 from training.probes import Features, knn_right, linear_right
 from training.ranks import Place

@@ -14,17 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipelines.catalog import open_snapshot
-from pipelines.feed import open_eval
-from pipelines.recipe_stream import stream_of
-from pipelines.stream import StreamConfig
 from storage.fs import Store
-from storage.manifest import read_table
-from storage.snapshots import part_path
 from training.assemble import make_trainer
 from training.checkpoints import read_checkpoint
 from training.confidence import interval, split_groups
 from training.features import encode, told
+from training.feeds import eval_stream, open_labelled
 from training.loop import Trainer
 from training.probes import OF_TOKENS, SEEDED, Features, knn_right, probe_named
 from training.ranks import Place, bare
@@ -176,8 +171,7 @@ def probe_while_training(
     stream = replace(
         eval_stream(recipe, dataset), snapshot=recipe.data.snapshot, samples=recipe.data.probe
     )
-    feed = open_eval(store, stream)
-    groups = _groups(store, dataset, feed.fingerprints["snapshot"])
+    feed, groups = open_labelled(store, stream)
 
     def probe(trainer: Trainer) -> dict[str, float]:
         found = encode(trainer, feed)
@@ -217,7 +211,7 @@ def _encode(
     if not fresh:
         state = read_checkpoint(store, record["name"], device=str(device))
         bare(trainer.model).load_state_dict(kept_weights(state))
-    feed = open_eval(store, eval_stream(recipe, dataset), split=split)
+    feed, groups = open_labelled(store, eval_stream(recipe, dataset), split)
     batches = told(feed, len(feed), asked_for.progress, f"encode {dataset}")
     found = encode(trainer, batches, tokens=asked_for.probe in OF_TOKENS)
     if needed and not found.keys:
@@ -225,31 +219,4 @@ def _encode(
             f"evaluate: {dataset} has no labelled samples in {split or 'any split'}. "
             "Ingest it with --labels parent, or with the name of a metadata column."
         )
-    groups = _groups(store, dataset, feed.fingerprints["snapshot"])
     return Side(found.features, [groups[key] for key in found.keys])
-
-
-def _groups(store: Store, dataset: str, snapshot: int) -> dict[str, str]:
-    """Return the group of each sample of a snapshot, by key."""
-    found: dict[str, str] = {}
-    for entry in open_snapshot(store, dataset, snapshot).parts:
-        path = f"{part_path(dataset, entry.part)}/manifest.parquet"
-        table = read_table(store, path, entry.manifest_sha256, ["key", "group"])
-        found.update(zip(*(table[name].to_pylist() for name in ("key", "group")), strict=True))
-    return found
-
-
-def eval_stream(recipe: Recipe, dataset: str) -> StreamConfig:
-    """Return the stream of whole samples: the centre view, no masks and no targets."""
-    return replace(
-        stream_of(recipe),
-        dataset=dataset,
-        snapshot=None,
-        view=replace(recipe.view, kind="center", flip=False),
-        targets=(),
-        columns={},
-        frozen_views=0,
-        where={},
-        batch=max(recipe.batch, 16),
-        lanes=1,
-    )

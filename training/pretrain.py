@@ -1,5 +1,4 @@
-"""The entry point: joins a feed to the loop, by a recipe. The only module here that imports
-`pipelines`.
+"""The entry point: joins a feed to the loop, by a recipe.
 
 Runs in one process, or in several under torchrun: `torchrun --nproc-per-node 8 -m training.pretrain
 RECIPE …`.
@@ -17,15 +16,20 @@ from typing import Any
 
 import torch
 
-from pipelines.feed import Feed, open_heldout
-from pipelines.keys import sample_id
-from pipelines.recipe_feed import main_batch, main_stream, open_recipe
 from storage.fs import Store, open_store
 from training.assemble import about_input, count_parameters, make_trainer
 from training.begin import first_step, load_begin, pin_begin, spared_steps
 from training.checkpoints import list_checkpoints, read_checkpoint
 from training.curves import drop_curves
 from training.evaluate import probe_while_training
+from training.feeds import (
+    Feed,
+    keys_of,
+    main_batch,
+    members_of,
+    open_heldout_of,
+    open_recipe,
+)
 from training.flops import measured_peak, sample_flops
 from training.guard import BadStep, DivergedError
 from training.import_weights import load_weights
@@ -109,12 +113,10 @@ def _note(
         DivergedError: it is one too many; on all ranks.
     """
     bad, began = found
-    assert feed.course is not None, "a feed that trains has a course"
     back_to = max([step for step in list_checkpoints(store, run) if step > began], default=began)
-    members = feed.course.members(bad.step)
     skips = read_skips(store, run)
     wait_for_all(place)
-    told = note_skip(skips, bad, members, back_to, (run, recipe.guard.most))
+    told = note_skip(skips, bad, members_of(feed, bad.step), back_to, (run, recipe.guard.most))
     if place.first:
         write_skips(store, run, skips)
     wait_for_all(place)
@@ -171,7 +173,7 @@ def _train(
     if recipe.init and not done:
         about["init"] = _start_from(trainer, recipe.init)
     provenance = _record_run(store, recipe, run, feed, about, place)
-    heldout = open_heldout(store, main_stream(feed)) if place.first else None
+    heldout = open_heldout_of(store, feed) if place.first else None
     session = Session(
         store=store,
         recipe=recipe,
@@ -183,7 +185,7 @@ def _train(
         heldout=heldout,
         example=pick_example(heldout, main),
         about=provenance,
-        keys=partial(_keys, feed),
+        keys=partial(keys_of, feed),
         probe=probe_while_training(store, recipe) if place.first else None,
         spare=spared_steps(recipe),
         speed=_speed(trainer, main, recipe) if place.first else {},
@@ -211,11 +213,6 @@ def _start_from(trainer: Trainer, path: str) -> dict[str, Any]:
     if trainer.average is not None:
         trainer.average.load({n: p.detach() for n, p in model.named_parameters()})
     return loaded.record()
-
-
-def _keys(feed: Feed, step: int) -> dict[int, str]:
-    assert feed.course is not None, "a feed that trains has a course"
-    return {sample_id(m["key"]): m["key"] for m in feed.course.members(step)}
 
 
 def _speed(trainer: Trainer, batch: dict[str, Any], recipe: Recipe) -> dict[str, float]:
