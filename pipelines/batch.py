@@ -8,7 +8,6 @@ sample, purpose), so who calls it, and when, cannot change a batch.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,13 +16,12 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
-import torch.utils.data
 from numpy.typing import NDArray
 
 from pipelines.cache import Cached, cache_of_environment
 from pipelines.column_codec import unpack_array
 from pipelines.keys import sample_id
-from pipelines.memory import Blocks
+from pipelines.memory import Blocks, SharedBlocks
 from pipelines.producers import VIEW_SEED, channels_first, spatial_shape
 from pipelines.producers_motion import CELLS_PER_PATCH, seen_motion
 from pipelines.rows import Row, ShardRows, place_of, shard_sizes
@@ -70,6 +68,8 @@ class About(NamedTuple):
     "how many samples of the batch are substitutes"
     done: float
     "when it was finished, by the machine's monotonic clock"
+    block: int = -1
+    "number of the shared block that its pixels lie in; see `pipelines.memory`"
 
 
 Told = tuple[Batch, About]
@@ -104,12 +104,13 @@ class BatchBuilder:
         self._clock = Clock()
         self._failed: list[tuple[str, str]] = []
         self._substitutes = 0
-        self._blocks = Blocks()
+        self.blocks: Blocks | SharedBlocks = Blocks()
+        "where the pixels of batches are written"
         self._seen = np.empty((0, 0, 3), np.uint8)
         "pixels of the last picture, written over by the next"
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"_readers": {}, "_cached": {}, "_blocks": Blocks(), "_seen": self._seen[:0]}
+        own = {"_readers": {}, "_cached": {}, "blocks": Blocks(), "_seen": self._seen[:0]}
         return {**self.__dict__, **own}
 
     def build(self, places: list[Place], epoch: int) -> Batch:
@@ -123,7 +124,7 @@ class BatchBuilder:
             ShardError, DecodeError: a sample is damaged, and the stream allows no failures.
         """
         self._clock, self._failed, self._substitutes = Clock(), [], 0
-        pixels, samples, rows = Pixels(len(places), self._blocks), [], []
+        pixels, samples, rows = Pixels(len(places), self.blocks), [], []
         for place in places:
             arrays, fields = self._replaced(place, epoch)
             pixels.put(len(samples), arrays.pop("pixels"), fields["ext"])
@@ -137,7 +138,8 @@ class BatchBuilder:
             for name in ("label", "split", "key"):
                 batch[name] = [row[name] for row in rows]
         self._clock.lap("join")
-        about = About(self._clock.seconds, self._failed, self._substitutes, time.perf_counter())
+        now, block = time.perf_counter(), self.blocks.taken
+        about = About(self._clock.seconds, self._failed, self._substitutes, now, block)
         return batch, about
 
     def payloads(self, places: list[Place]) -> list[tuple[str, bytes]]:
@@ -387,9 +389,9 @@ class BatchBuilder:
 
 
 class Pixels:
-    """The pixels of a batch, each sample written where it belongs; shared memory in a worker."""
+    """The pixels of a batch, each sample written where it belongs."""
 
-    def __init__(self, samples: int, blocks: Blocks) -> None:
+    def __init__(self, samples: int, blocks: Blocks | SharedBlocks) -> None:
         self.samples, self.blocks = samples, blocks
         self.tensor = torch.empty(0)
         self._array: NDArray[Any] | None = None
@@ -403,7 +405,7 @@ class Pixels:
         first = _channels_first(pixels, ext)
         if self._array is None:
             dtype = torch.uint8 if pixels.dtype == np.uint8 else torch.float32
-            self.tensor = empty_batch((self.samples, *first.shape), dtype, self.blocks)
+            self.tensor = self.blocks.take((self.samples, *first.shape), dtype)
             self._array = self.tensor.numpy()
         if first.shape != self._array.shape[1:]:
             raise ValueError(
@@ -424,12 +426,3 @@ def _channels_first(pixels: NDArray[Any], ext: str) -> NDArray[Any]:
     if channels_first(ext):
         return pixels
     return pixels.transpose(3, 0, 1, 2) if pixels.ndim == 4 else pixels.transpose(2, 0, 1)
-
-
-def empty_batch(shape: tuple[int, ...], dtype: torch.dtype, blocks: Blocks) -> torch.Tensor:
-    """Return an empty tensor; in a DataLoader's worker one that is sent without a copy."""
-    if torch.utils.data.get_worker_info() is None:
-        return blocks.take(shape, dtype)
-    one = torch.empty(0, dtype=dtype)
-    storage = one._typed_storage()._new_shared(math.prod(shape), device=one.device)
-    return one.new(storage).view(shape)

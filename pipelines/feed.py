@@ -23,6 +23,7 @@ from pipelines.audit import Proof
 from pipelines.batch import About, Batch, BatchBuilder, Told
 from pipelines.cache import Ahead
 from pipelines.catalog import open_snapshot
+from pipelines.memory import Loans, SharedBlocks
 from pipelines.mixture import Course, Turns
 from pipelines.order import Order, default_lanes, remainder
 from pipelines.rows import ShardRows, read_rows, shard_sizes
@@ -56,11 +57,17 @@ class Source(Protocol):
 class _Batches(Dataset[Told]):
     """This rank's share of batches, by their number."""
 
-    def __init__(self, course: Course, numbers: range) -> None:
-        self.course, self.numbers = course, numbers
+    def __init__(self, course: Course, numbers: range, used: torch.Tensor | None = None) -> None:
+        self.course, self.numbers, self.used = course, numbers, used
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def settle_in(self, worker: int) -> None:
+        """Prepare a worker: all its batches are written into the same few blocks."""
+        blocks = SharedBlocks(worker, self.used)
+        for builder in self.course.builders:
+            builder.blocks = blocks
 
     def __getitem__(self, index: int) -> Told:
         return _packed(self.course.build(self.course.task(self.numbers[index])))
@@ -74,6 +81,10 @@ class _Chunks(Dataset[Told]):
 
     def __len__(self) -> int:
         return -(-len(self.places) // self.batch)
+
+    def settle_in(self, worker: int) -> None:
+        """Prepare a worker."""
+        self.builder.blocks = SharedBlocks(worker, None)
 
     def __getitem__(self, index: int) -> Told:
         chosen = self.places[index * self.batch : (index + 1) * self.batch]
@@ -114,6 +125,8 @@ class _Ahead:
         self.course, self.numbers, self.workers = course, numbers, workers
         self.started: Any = None
         "the loader's iterator, which owns the workers"
+        self.loans: Loans | None = None
+        "the workers' memory that is in use here"
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -142,15 +155,19 @@ class _Ahead:
 
     def _start(self, done: int) -> None:
         left = self.numbers[done:]
-        batches = _Batches(self.course, left)
+        self.loans = Loans(self.workers)
+        batches = _Batches(self.course, left, self.loans.used)
         self.started = iter(_load(batches, self.workers, _LOOK_SECONDS)) if left else None
 
     def _next(self) -> Told:
         """Return the next batch; torch looks whether its workers live only when it gives up."""
         deadline = time.monotonic() + WORKER_SECONDS
+        assert self.loans is not None
+        self.loans.settle()
         while True:
             try:
                 told: Told = next(self.started)
+                self.loans.lend(told[1].block, told[0]["pixels"])
                 return told
             except RuntimeError as error:
                 if "timed out after" not in str(error) or time.monotonic() > deadline:
@@ -171,9 +188,12 @@ def _died(error: Exception) -> bool:
     return told or isinstance(error, _CUT_OFF)
 
 
-def _start_worker(_: int) -> None:
+def _start_worker(worker: int) -> None:
     use_one_thread()
     torch.set_num_threads(1)
+    info = get_worker_info()
+    assert info is not None
+    info.dataset.settle_in(worker)  # type: ignore[attr-defined]
 
 
 class TooManyFailures(RuntimeError):
