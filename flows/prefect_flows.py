@@ -31,6 +31,8 @@ from flows.study import run_study
 from flows.study_plan import StudyPlan
 
 TRANSIENT = (ConnectionError, TimeoutError)
+LEASE_SECONDS = 60.0
+"How long the place of a training that was killed stays taken."
 TRAINING_LIMIT = "headrace-training"
 "Prefect's limit of trainings at once; `headrace serve` sets it, without it there is none."
 
@@ -114,7 +116,7 @@ def pretrain(
     workers: int = 0,
 ) -> dict[str, Any]:
     """One run by one recipe. A killed run continues with resume."""
-    with concurrency(TRAINING_LIMIT, occupy=1):
+    with concurrency(TRAINING_LIMIT, occupy=1, lease_duration=LEASE_SECONDS):
         report: dict[str, Any] = _pretrain(store, recipe, overrides, run, resume, feed, workers)
     create_markdown_artifact(key=_key("run", report["run"]), markdown=_list(report))
     return report
