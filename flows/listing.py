@@ -124,10 +124,16 @@ def _ledger_texts(ledger: dict[str, list[dict[str, Any]]]) -> list[str]:
         texts.append(text_table(heads, rows))
     if ledger["runs"]:
         runs = [
-            (e["run"], e["dataset"], f"{e['spent']:.2f}", f"{e['saved']:.2f}")
+            (
+                e["run"],
+                e["dataset"],
+                f"{e['spent']:.2f}",
+                f"{e['bytes'] / 2**20:.2f}",
+                f"{e['saved']:.2f}",
+            )
             for e in ledger["runs"]
         ]
-        heads = ("run", "dataset", "s of data work", "s saved by reuse")
+        heads = ("run", "dataset", "s of data work", "MiB", "s saved by reuse")
         texts.append(text_table(heads, runs))
     return texts
 

@@ -20,6 +20,7 @@ from storage.snapshots import check_name
 
 FOLDER = "ledger"
 DATASET = "dataset"
+_OF_RUN = ("spent", "saved", "bytes")
 
 
 def note_ingest(store: Store, dataset: str, report: Mapping[str, Any], seconds: float) -> None:
@@ -87,9 +88,12 @@ def _note_use(store: Store, dataset: str, subject: str, run: str) -> dict[str, A
     events = _events(store, dataset, subject)
     noted = next((e for e in events if e.get("run") == run), None)
     if noted is None:
-        paid = sum(e["spent"] for e in events if e["what"] == "run")
-        cost = sum(e["seconds"] for e in events if e["what"] != "run")
-        noted = {"what": "run", "run": run, "spent": max(cost - paid, 0.0), "saved": paid}
+        used = [e for e in events if e["what"] == "run"]
+        made = [e for e in events if e["what"] != "run"]
+        paid = sum(e["spent"] for e in used)
+        spent = max(sum(e["seconds"] for e in made) - paid, 0.0)
+        size = max(sum(e["bytes"] for e in made) - sum(e.get("bytes", 0) for e in used), 0)
+        noted = {"what": "run", "run": run, "spent": spent, "saved": paid, "bytes": size}
         event = canonical_json({**noted, "at": round(time.time(), 3)})
         store.put_if_absent(f"{_folder(dataset)}/{subject}/run-{run}.json", event)
     return noted
@@ -106,7 +110,7 @@ def read_ledger(store: Store) -> dict[str, list[dict[str, Any]]]:
     Returns:
         columns: dataset, column (or "dataset" for its ingest), fingerprint (16 digits), seconds,
         bytes, samples, runs, saved (seconds that later runs did not have to spend).
-        runs: run, dataset, spent, saved (seconds).
+        runs: run, dataset, spent, saved (seconds), bytes (that no earlier run had used).
     """
     columns, runs = [], dict[str, dict[str, Any]]()
     for dataset in store.folders(FOLDER):
@@ -128,10 +132,10 @@ def read_ledger(store: Store) -> dict[str, list[dict[str, Any]]]:
                 }
             )
             for user in users:
-                blank = {"run": user["run"], "dataset": dataset, "spent": 0.0, "saved": 0.0}
+                blank = {"run": user["run"], "dataset": dataset} | dict.fromkeys(_OF_RUN, 0)
                 line = runs.setdefault(user["run"], blank)
-                line["spent"] += user["spent"]
-                line["saved"] += user["saved"]
+                for name in _OF_RUN:
+                    line[name] += user.get(name, 0)
     return {"columns": columns, "runs": list(runs.values())}
 
 

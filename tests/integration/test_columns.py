@@ -453,6 +453,8 @@ def test_the_ledger_shows_what_the_second_run_saved(store: Store, tmp_path: Path
         "first": first["spent"],
         "second": second["spent"],
     }
+    bytes_of_runs = [line["bytes"] for line in sorted(ledger["runs"], key=lambda e: e["run"])]
+    assert bytes_of_runs == [sum(line["bytes"] for line in ledger["columns"]), 0]
     assert note_run(copy, "none") is None
 
 
