@@ -426,7 +426,7 @@ def test_the_ledger_shows_what_the_second_run_saved(store: Store, tmp_path: Path
     import shutil
 
     copy = open_store(shutil.copytree(store.uri, tmp_path / "copy"))
-    shutil.rmtree(tmp_path / "copy/datasets/video/columns")
+    shutil.rmtree(tmp_path / "copy/datasets/video/columns", ignore_errors=True)
     columns = {"flow": {"method": "dis_medium"}, "hog": {"view": {**VIEW, "size": 48}}}
     note_ingest(copy, "video", {"samples": 8, "bytes": 100}, 1.0)
     totals = []
