@@ -31,7 +31,11 @@ class CheckpointError(RuntimeError):
 
 def checkpoint_path(run: str, step: int) -> str:
     """Return the path of a checkpoint's bytes."""
-    return f"runs/{run}/checkpoints/step-{step:08d}.pt"
+    return f"{_folder(run)}/step-{step:08d}.pt"
+
+
+def _folder(run: str) -> str:
+    return f"runs/{run}/checkpoints"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,9 +57,7 @@ def write_checkpoint(
     label: Label | None = None,
     spare: Collection[int] = (),
 ) -> None:
-    """Write the state after `step` optimiser steps, then remove all but the newest `keep`
-    checkpoints, the one with the best held-out loss, and those of the steps `spare`.
-    """
+    """Write the state after `step` optimiser steps, then prune the others."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     data = buffer.getvalue()
@@ -63,11 +65,19 @@ def write_checkpoint(
     record = {"version": VERSION, "step": step, "bytes": len(data), "sha256": sha256_hex(data)}
     store.write(path, data)
     store.write(_record(path), canonical_json(record | asdict(label or Label())))
-    kept = {best_checkpoint(store, run), *spare}
-    for old in list_checkpoints(store, run)[:-keep]:
-        if old not in kept:
-            store.delete(_record(checkpoint_path(run, old)))
-            store.delete(checkpoint_path(run, old))
+    prune_checkpoints(store, run, keep, spare)
+
+
+def prune_checkpoints(store: Store, run: str, keep: int, spare: Collection[int] = ()) -> None:
+    """Remove all but the newest `keep` checkpoints, the best one and those of the steps `spare`;
+    also what a killed run left of others.
+    """
+    steps = list_checkpoints(store, run)
+    kept = {*steps[-keep:], best_checkpoint(store, run), *(set(spare) & set(steps))}
+    found = {entry.path[: entry.path.rindex(".")] for entry in store.list(_folder(run))}
+    for stem in sorted(found - {checkpoint_path(run, step)[:-3] for step in kept if step}):
+        store.delete(f"{stem}.json")
+        store.delete(f"{stem}.pt")
 
 
 def best_checkpoint(store: Store, run: str) -> int | None:
@@ -86,7 +96,7 @@ def best_checkpoint(store: Store, run: str) -> int | None:
 
 def list_checkpoints(store: Store, run: str) -> list[int]:
     """Return the steps of the complete checkpoints of a run, oldest first."""
-    names = (entry.path.rsplit("/", 1)[-1] for entry in store.list(f"runs/{run}/checkpoints"))
+    names = (entry.path.rsplit("/", 1)[-1] for entry in store.list(_folder(run)))
     return sorted(int(name[5:-5]) for name in names if name.endswith(".json"))
 
 

@@ -19,7 +19,7 @@ import torch
 from storage.fs import Store, open_store
 from training.assemble import about_input, count_parameters, make_trainer
 from training.begin import first_step, load_begin, pin_begin, spared_steps
-from training.checkpoints import list_checkpoints, read_checkpoint
+from training.checkpoints import list_checkpoints, prune_checkpoints, read_checkpoint
 from training.curves import drop_curves
 from training.evaluate import probe_while_training
 from training.feeds import (
@@ -227,6 +227,8 @@ def _finish(store: Store, recipe: Recipe, run: str, place: Place) -> dict[str, A
     summary = sum_up(run, recipe, read_metrics(store, run), record["input"]["parameters"])
     if place.first:
         write_record(store, run, "summary.json", summary)
+        prune_checkpoints(store, run, recipe.keep, spared_steps(recipe))
+        store.delete_abandoned(f"runs/{run}")
     return summary
 
 

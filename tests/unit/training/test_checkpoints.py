@@ -16,6 +16,7 @@ from training.checkpoints import (
     best_checkpoint,
     checkpoint_path,
     list_checkpoints,
+    prune_checkpoints,
     read_checkpoint,
     write_checkpoint,
 )
@@ -44,6 +45,16 @@ def test_the_best_one_and_the_spared_are_kept_too(store: Store) -> None:
         write_checkpoint(store, "run", step, state(step), keep=1, label=label, spare={3})
     assert list_checkpoints(store, "run") == [2, 3, 6]
     assert best_checkpoint(store, "run") == 2
+
+
+def test_what_a_kill_left_of_others_goes(store: Store) -> None:
+    for step in (1, 2, 3):
+        write_checkpoint(store, "run", step, state(step), keep=3)
+    store.write(checkpoint_path("run", 9), b"half of a checkpoint")
+    store.delete(checkpoint_path("run", 1)[:-3] + ".json")
+    prune_checkpoints(store, "run", keep=1)
+    left = [entry.path.rsplit("/", 1)[1] for entry in store.list("runs/run/checkpoints")]
+    assert left == ["step-00000003.json", "step-00000003.pt"]
 
 
 def test_a_record_says_what_was_seen(store: Store) -> None:
