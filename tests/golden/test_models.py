@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from preprocessing.mask_random import partial_mask
+from preprocessing.masks import MaskConfig, visible_count
 from preprocessing.targets import SCALE_SHARES, scale_targets
 from training.inputs import InputNorm
 from training.models.config import ModelConfig, ModelInput
@@ -226,6 +228,22 @@ def test_videomae(golden: Read) -> None:
         close(gradient, stored[key], 1e-4 * float(np.abs(stored[key]).max()))
 
 
+@pytest.mark.parametrize(
+    ("name", "clips", "mask"),
+    [("videomae_tiny", "video_normalised", "bool_masked_pos"),
+     ("videomaev2_tiny", "images", "encoder_mask")],
+)  # fmt: skip
+def test_tubes_hide_as_many_as_the_reference(
+    golden: Read, ratio_of: Callable[..., float], name: str, clips: str, mask: str
+) -> None:
+    stored = golden(name)
+    kernel = weights(stored)["encoder.patch_embed.proj.weight"].shape
+    _, _, frames, height, width = stored[clips].shape
+    grid = (frames // kernel[2], height // kernel[3], width // kernel[4])
+    config = MaskConfig(kind="tube", ratio=ratio_of(stored["mask_ratio"]))
+    assert ((~stored[mask]).sum(1) == visible_count(config, grid)).all()
+
+
 def unit_range(clip: Tensor) -> Tensor:
     """Return clips (B, C, T, H, W) of the network's inputs as values in [0, 1]."""
     norm = InputNorm("imagenet", clip.shape[1], None)
@@ -378,9 +396,21 @@ def test_crossmae_mixes_maps_from_xavier_weights(golden: Read) -> None:
     config = ModelConfig(family="crossmae", depth=maps - 1, decoder_depth=decoder_depth, **sizes)
     found = build_model(config, ModelInput(channels=3, size=8, widths={"pixels": 0})).wfm
     bound = (6 / (maps + decoder_depth)) ** 0.5
-    for weight in (found.linear.weight, tensor(wanted)):
-        assert weight.shape == wanted.shape
-        assert 0.3 * bound < float(weight.detach().abs().max()) <= bound
+    ours = found.linear.weight.detach()
+    assert ours.shape == wanted.shape
+    assert max(float(ours.abs().max()), float(np.abs(wanted).max())) <= bound
+    assert ours.abs().max() > 0.3 * bound
+
+
+def test_crossmae_predicts_as_many_as_the_reference(
+    golden: Read, ratio_of: Callable[..., float]
+) -> None:
+    stored = golden("crossmae_tiny")
+    hidden, asked = stored["mask_full"][0] > 0, stored["mask_partial"].sum(1)
+    ratios = (ratio_of(stored[name]) for name in ("mask_ratio", "kept_mask_ratio"))
+    found = partial_mask(hidden, *ratios, np.random.default_rng(0))
+    assert (asked == found.sum()).all()
+    assert not (found & ~hidden).any()
 
 
 @pytest.mark.parametrize("kind", ["partial", "full"])
