@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray.cluster_utils import Cluster
 
 from pipelines.executors import Executor
 from pipelines.ingest import ingest
@@ -39,14 +40,15 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return made
 
 
-def losses(store: Store, way: str, feed: str, workers: int) -> list[dict[str, float]]:
+def losses(store: Store, way: str, feed: str, address: str = "") -> list[dict[str, float]]:
     """Train in processes of their own; return loss and gradient norm of each step."""
-    run = f"{way} {feed}".replace(" ", "-")
-    words = [*WAYS[way], run, "--feed", feed, "--workers", str(workers), "--store", store.uri]
+    run = f"{way} {feed} {bool(address)}".replace(" ", "-")
+    workers = "1" if feed == "ray" else "0"
+    words = [*WAYS[way], run, "--feed", feed, "--workers", workers, "--store", store.uri]
     done = subprocess.run(
         [sys.executable, "-m", *words],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": address},
         capture_output=True,
         text=True,
         timeout=280,
@@ -59,6 +61,12 @@ def losses(store: Store, way: str, feed: str, workers: int) -> list[dict[str, fl
 
 @pytest.mark.parametrize("way", WAYS)
 def test_losses_are_those_of_the_local_feed(store: Store, way: str) -> None:
-    local = losses(store, way, "local", 0)
+    local = losses(store, way, "local")
     assert [line["step"] for line in local] == [1, 2, 3, 4, 5, 6]
-    assert losses(store, way, "ray", 2) == local
+    assert losses(store, way, "ray") == local
+    if way == "two ranks":
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        try:
+            assert losses(store, way, "ray", cluster.address) == local, "both on one cluster"
+        finally:
+            cluster.shutdown()
