@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -232,3 +234,89 @@ def test_new_files_give_a_snapshot_their_columns_and_more_training(
 def _events(place: Path) -> list[dict[str, Any]]:
     files = sorted((place / "store" / "ledger" / "photos").glob("hog-*/2*.json"))
     return [json.loads(file.read_bytes()) for file in files]
+
+
+def state_of(server: Server, run: str) -> str:
+    with urllib.request.urlopen(f"{server.api}/flow_runs/{run}", timeout=60) as answer:
+        state: str = json.load(answer)["state_type"]
+        return state
+
+
+def process_of(served: subprocess.Popen[str]) -> psutil.Process:
+    """Return the process of the run that is under way."""
+    return psutil.Process(served.pid).children()[0]
+
+
+def ask_for(server: Server, deployment: str) -> str:
+    """Start a deployment, as its button on the page does; returns the run."""
+    url = f"{server.api}/deployments/name/{deployment}"
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        number = json.load(answer)["id"]
+    made: str = post(f"{server.api}/deployments/{number}/create_flow_run", {})["id"]
+    return made
+
+
+def is_there(server: Server, deployment: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{server.api}/deployments/name/{deployment}", timeout=60):
+            return True
+    except urllib.error.HTTPError:
+        return False
+
+
+def post(url: str, body: dict[str, Any]) -> Any:
+    """Send JSON; a server whose database is busy (503) is asked again, as its clients do."""
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, data=json.dumps(body).encode(), headers=headers)
+    for _ in range(10):
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code != 503:
+                raise
+            time.sleep(3)
+    raise AssertionError(f"{url}: busy ten times")
+
+
+@pytest.mark.slow
+@pytest.mark.prefect
+@pytest.mark.timeout(1200)
+def test_states_tell_of_cancelled_and_killed_runs(server: Server, place: Path) -> None:
+    """T7: a long training is cancelled, killed, and loses its `serve`; asked again, it finishes."""
+    values = plan()
+    long = {**REFRESH, "settings": {**REFRESH["settings"], "steps": 300, "save_every": 20}}
+    values["deployments"] = {"long": {"flow": "refresh", "parameters": {"plan": long}}}
+    (place / "plan.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    log = place / "store" / "runs" / "nightly-000001" / "checkpoints"
+
+    def newest() -> str:
+        return max((path.name for path in log.glob("*.json")), default="")
+
+    def begin(served: subprocess.Popen[str]) -> tuple[str, psutil.Process]:
+        """Start a run and wait until it has saved something."""
+        before, run = newest(), ask_for(server, "refresh/long")
+        until(lambda: newest() > before, 300, "no checkpoint")
+        return run, process_of(served)
+
+    with serving(server, place) as served:
+        until(lambda: is_there(server, "refresh/long"), 120, "serve does not begin")
+        cancelled, process = begin(served)
+        post(
+            f"{server.api}/flow_runs/{cancelled}/set_state",
+            {"state": {"type": "CANCELLING", "name": "Cancelling"}},
+        )
+        process.wait(timeout=90)
+        until(lambda: state_of(server, cancelled) == "CANCELLED", 60, "it is not cancelled")
+        killed, process = begin(served)
+        process.kill()
+        until(lambda: state_of(server, killed) == "CRASHED", 90, "it is not crashed")
+        orphan, process = begin(served)
+        served.kill()
+        process.wait(timeout=60)
+    with serving(server, place):
+        until(lambda: state_of(server, orphan) == "CRASHED", 90, "nobody tells that it crashed")
+        last = ask_for(server, "refresh/long")
+        until(lambda: state_of(server, last) == "COMPLETED", 300, "asked again, it did not finish")
+    verified = server.headrace("verify", "photos", cwd=place)
+    assert (verified["samples"], verified["damaged"]) == (8, [])
