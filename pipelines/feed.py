@@ -296,6 +296,9 @@ def _load(
         worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
         timeout=deadline if workers else 0,
+        # Else a seed for workers is drawn from torch's own generator, by a thread, at a moment at
+        # which the trainer may be drawing its first weights.
+        generator=torch.Generator(),
     )
 
 

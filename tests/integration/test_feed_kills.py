@@ -58,3 +58,12 @@ def test_a_killed_worker_is_replaced(store: Store) -> None:
     check(got, store)
     assert [proof.samples for proof in feed.proofs] == [16] * 6
     feed.close()
+
+
+def test_workers_leave_the_generator_of_the_trainer_alone(store: Store) -> None:
+    before = torch.get_rng_state()
+    for workers in (0, 1):
+        feed = open_feed(store, STREAM, stop=3, workers=workers)
+        assert len(list(feed)) == 3
+        feed.close()
+        assert torch.equal(torch.get_rng_state(), before)
