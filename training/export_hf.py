@@ -18,6 +18,7 @@ NO_CLASS = {
     "crossmae": "ViTModel always ends in a norm, CrossMAE's features come before one",
     "mae_st": "VideoMAEModel has no class token and other positions than MAE-ST",
     "satmae_group": "transformers has no model with a token for each group of bands",
+    "satmae_time": "transformers has no model whose tokens are dated",
     "micromae": "transformers has no model with blocks of parallel branches and gains",
     "camae": "transformers has no model with a token for each channel",
 }

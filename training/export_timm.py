@@ -16,6 +16,7 @@ NO_CLASS = {
     "videomae": "timm has no model of clips whose tokens are tubelets",
     "mae_st": "timm has no model of clips whose tokens are tubelets",
     "satmae_group": "timm has no model with a token for each group of bands",
+    "satmae_time": "timm has no model whose tokens are dated",
     "micromae": "timm's parallel block scales its residual branches apart",
     "camae": "timm has no model with a token for each channel",
 }
