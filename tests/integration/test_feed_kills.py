@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -67,3 +71,48 @@ def test_workers_leave_the_generator_of_the_trainer_alone(store: Store) -> None:
         assert len(list(feed)) == 3
         feed.close()
         assert torch.equal(torch.get_rng_state(), before)
+
+
+KILLED = """
+import os, signal, sys
+import psutil
+from pipelines.feed import open_feed
+from storage.fs import Store
+from tests.integration.test_feed_kills import STREAM
+
+if __name__ == "__main__":
+    batches = iter(open_feed(Store(sys.argv[1]), STREAM, workers=2))
+    for _ in range(3):
+        next(batches)
+    started = psutil.Process().children(recursive=True)
+    print(*(process.pid for process in started), flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_workers_end_with_the_process_that_they_work_for(store: Store, tmp_path: Path) -> None:
+    script = tmp_path / "killed.py"
+    script.write_text(KILLED)
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, str(script), store.uri],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    started = [int(pid) for pid in done.stdout.split()]
+    assert len(started) >= 3  # two workers, and the fork server
+    until = time.monotonic() + 20
+    while any(lives(pid) for pid in started) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not [pid for pid in started if lives(pid)]
+
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
