@@ -73,7 +73,7 @@ def pretrain(
     run: Annotated[str, typer.Option(help="name of the run; by default the recipe's")] = "",
     resume: Annotated[bool, typer.Option(help="continue the run from its last checkpoint")] = False,
     feed: Annotated[FeedKind, typer.Option(help="where batches are made")] = FeedKind.local,
-    workers: Annotated[int, typer.Option(help="loader processes")] = 0,
+    workers: Annotated[int, typer.Option(help="loader processes, or Ray actors, of each rank")] = 0,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="check recipe, data and columns; nothing is written"),

@@ -78,8 +78,11 @@ def run_section(store: Store, name: str) -> RunSection:
 def _run_work(store: Store, run: str) -> Table | None:
     """Return the data work that a run was the first to use, and that it found done."""
     lines = ledger_of(store, run=run)["runs"]
-    rows = tuple((e["dataset"], round(e["spent"], 2), round(e["saved"], 2)) for e in lines)
-    heads = ("dataset", "seconds of data work", "seconds saved by reuse")
+    rows = tuple(
+        (e["dataset"], round(e["spent"], 2), round(e["bytes"] / 2**20, 2), round(e["saved"], 2))
+        for e in lines
+    )
+    heads = ("dataset", "seconds of data work", "MiB", "seconds saved by reuse")
     return Table(heads=heads, rows=rows) if rows else None
 
 
