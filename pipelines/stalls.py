@@ -75,6 +75,8 @@ class Stalls:
     def advice(self) -> str:
         """Return one sentence: who waits for whom, and what would change it."""
         waited = sum(self.waited.values())
+        if self.batches == 1:
+            return "one batch is too few to tell who waits for whom."
         if not self.batches or waited < 0.05 * self.seconds:
             share = waited / self.seconds if self.seconds else 0.0
             return f"step-bound: {share:.0%} of the time is spent waiting for data."
