@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 STAGES = ("read", "verify", "decode", "mask", "join")
 "what the building of a batch is split into; views count as decode, columns and targets as join"
+MOST_WORKERS = 256
+"that advice asks for"
 
 
 class Clock:
@@ -75,8 +77,6 @@ class Stalls:
     def advice(self) -> str:
         """Return one sentence: who waits for whom, and what would change it."""
         waited = sum(self.waited.values())
-        if self.batches == 1:
-            return "one batch is too few to tell who waits for whom."
         if not self.batches or waited < 0.05 * self.seconds:
             share = waited / self.seconds if self.seconds else 0.0
             return f"step-bound: {share:.0%} of the time is spent waiting for data."
@@ -86,6 +86,8 @@ class Stalls:
             return f"{found}; batches are ready but slow to arrive: use fewer or no workers."
         steps = max(self.seconds - waited, 1e-9)
         needed = -(-sum(self.built.values()) // steps)
+        if needed > MOST_WORKERS:
+            return f"{found}; the steps take so little that workers could not hide it."
         if needed > self.workers:
             more = int(needed) - self.workers
             return f"{found}; {more} more worker{'s' * (more > 1)} would hide it."

@@ -35,6 +35,7 @@ def test_advice_names_the_stage_and_the_workers() -> None:
     found = stalls(0, asked=2, came=18, done=18)
     assert found.advice().startswith("decode-bound: 80% of the time")
     assert found.advice().endswith("2 more workers would hide it.")
+    assert "could not hide" in stalls(0, asked=0, came=19.99, done=19.99).advice()
     slow = stalls(4, asked=2, came=18, done=1)
     assert "transfer-bound" in slow.advice()
 
