@@ -73,7 +73,7 @@ class _Batches(Dataset[Told]):
             builder.blocks = blocks
 
     def __getitem__(self, index: int) -> Told:
-        return _packed(self.course.build(self.course.task(self.numbers[index])))
+        return self.course.build(self.course.task(self.numbers[index]))
 
 
 class _Chunks(Dataset[Told]):
@@ -91,7 +91,7 @@ class _Chunks(Dataset[Told]):
 
     def __getitem__(self, index: int) -> Told:
         chosen = self.places[index * self.batch : (index + 1) * self.batch]
-        return _packed(self.builder.build_told(chosen, HELDOUT_EPOCH))
+        return self.builder.build_told(chosen, HELDOUT_EPOCH)
 
 
 def _packed(told: Told) -> Told:
@@ -308,6 +308,7 @@ def _load(
         num_workers=workers,
         multiprocessing_context="forkserver" if workers else None,
         prefetch_factor=2 if workers else None,
+        collate_fn=_packed,
         worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
         timeout=deadline if workers else 0,

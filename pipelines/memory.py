@@ -55,10 +55,14 @@ class Loans:
         "1 where a block is in use, seen by all processes; a worker sets it, this one clears it"
         self._lent: dict[int, StorageWeakRef] = {}
 
-    def lend(self, block: int, pixels: torch.Tensor) -> None:
-        """Remember that `pixels` lie in a block."""
-        if block >= 0:
+    def lend(self, block: int, pixels: torch.Tensor | NDArray[Any]) -> None:
+        """Remember that `pixels` lie in a block; an array is a copy of it, which is free then."""
+        if block < 0:
+            return
+        if isinstance(pixels, torch.Tensor):
             self._lent[block] = StorageWeakRef(pixels.untyped_storage())
+        else:
+            self.used.view(-1)[block] = 0
 
     def settle(self) -> None:
         """Give the blocks back that nobody holds any more."""

@@ -56,6 +56,10 @@ STREAMS = {
     ),
 }
 "Masks of the clips follow the column `flow`, their targets are the column `hog`."
+PLAIN = StreamConfig(
+    dataset="image", view=ViewConfig(size=32), mask=MaskConfig(), targets=(), **_COMMON
+)
+"Pictures alone, as `fill` stores them."
 WAYS: dict[str, tuple[tuple[StreamConfig, ...], tuple[int, ...]]] = {
     **{name: ((stream,), (1,)) for name, stream in STREAMS.items()},
     "mixture": (tuple(STREAMS.values()), (3, 2, 1, 1)),
@@ -79,6 +83,13 @@ def make_store(folder: Path) -> Store:
         columns = {column: s.parameters for column, s in stream.needed_columns().items()}
         if columns:
             derive(store, name, columns, Executor())
+    return store
+
+
+def fill(store: Store, raw: Path) -> Store:
+    """Write 16 textures into a folder and ingest them as the dataset of PLAIN."""
+    spec = IngestSpec(modality="image", shard_size=8192, heldout=0.0)
+    ingest(store, [str(make_images(raw, 16))], "image", spec, Executor())
     return store
 
 

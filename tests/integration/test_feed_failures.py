@@ -9,30 +9,14 @@ import pytest
 import torch
 
 from pipelines.audit import OrderBroken
-from pipelines.executors import Executor
 from pipelines.feed import Feed, TooManyFailures, open_feed
-from pipelines.ingest import ingest
-from pipelines.ingest_spec import IngestSpec
 from pipelines.keys import sample_id
 from pipelines.rows import read_rows
-from pipelines.stream import StreamConfig
-from preprocessing.masks import MaskConfig
-from preprocessing.views import ViewConfig
 from storage.fs import Store, open_store
 from storage.shards import ShardError
 from storage.snapshots import read_snapshot
-from tests.integration.raw import make_images
+from tests.integration.feed_sets import PLAIN, fill, same
 
-STREAM = StreamConfig(
-    dataset="image",
-    view=ViewConfig(size=32),
-    mask=MaskConfig(),
-    targets=(),
-    patch=16,
-    batch=4,
-    seed=5,
-    lanes=4,
-)
 STOP = 6
 
 
@@ -40,13 +24,7 @@ STOP = 6
 def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store, int]:
     """A sound store, the same with one damaged sample, and the id of that sample."""
     folder = tmp_path_factory.mktemp("failures")
-    raw = make_images(folder / "raw", 16)
-    made = []
-    for name in ("sound", "damaged"):
-        store = open_store(folder / name)
-        spec = IngestSpec(modality="image", shard_size=8192, heldout=0.0)
-        ingest(store, [str(raw)], "image", spec, Executor())
-        made.append(store)
+    made = [fill(open_store(folder / name), folder / "raw") for name in ("sound", "damaged")]
     snapshot = read_snapshot(made[1], "image")
     assert snapshot is not None
     shard = read_rows(made[1], snapshot, "train", {})[0]
@@ -57,23 +35,19 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Store, int]
     return made[0], made[1], sample_id(row["key"])
 
 
-def same(left: dict, right: dict) -> bool:
-    return all(torch.equal(left[name], right[name]) for name in left)
-
-
 def affected(sound: list[dict], bad: int) -> set[int]:
     return {i for i, batch in enumerate(sound) if bad in batch["sample"].tolist()}
 
 
 def test_by_default_none_may_fail(stores: tuple[Store, Store, int]) -> None:
     with pytest.raises(ShardError, match="damaged"):
-        list(open_feed(stores[1], STREAM, stop=STOP))
+        list(open_feed(stores[1], PLAIN, stop=STOP))
 
 
 def test_a_substitute_moves_no_other_sample(stores: tuple[Store, Store, int]) -> None:
     sound, damaged, bad = stores
-    allowed = replace(STREAM, failures=1)
-    wanted = list(open_feed(sound, STREAM, stop=STOP))
+    allowed = replace(PLAIN, failures=1)
+    wanted = list(open_feed(sound, PLAIN, stop=STOP))
     feed = open_feed(damaged, allowed, stop=STOP)
     got = list(feed)
     assert len(got) == STOP
@@ -88,7 +62,7 @@ def test_a_substitute_moves_no_other_sample(stores: tuple[Store, Store, int]) ->
 
 
 def test_the_substitute_is_the_same_for_everyone(stores: tuple[Store, Store, int]) -> None:
-    allowed = replace(STREAM, failures=1)
+    allowed = replace(PLAIN, failures=1)
     whole = list(open_feed(stores[1], allowed, stop=STOP))
     with_workers = open_feed(stores[1], allowed, start=1, stop=STOP, workers=2)
     assert all(same(a, b) for a, b in zip(with_workers, whole[1:], strict=True))
@@ -99,7 +73,7 @@ def test_the_substitute_is_the_same_for_everyone(stores: tuple[Store, Store, int
 
 @pytest.mark.ray
 def test_the_substitute_is_the_same_on_ray(stores: tuple[Store, Store, int]) -> None:
-    allowed = replace(STREAM, failures=1)
+    allowed = replace(PLAIN, failures=1)
     feed = open_feed(stores[1], allowed, stop=STOP, kind="ray")
     whole = open_feed(stores[1], allowed, stop=STOP)
     assert all(same(a, b) for a, b in zip(feed, whole, strict=True))
@@ -107,21 +81,21 @@ def test_the_substitute_is_the_same_on_ray(stores: tuple[Store, Store, int]) -> 
 
 
 def test_one_more_failure_ends_the_run(stores: tuple[Store, Store, int]) -> None:
-    feed = open_feed(stores[1], replace(STREAM, failures=1), stop=STOP)
+    feed = open_feed(stores[1], replace(PLAIN, failures=1), stop=STOP)
     feed.failed["another"] = "failed before"
     with pytest.raises(TooManyFailures, match=r"2 samples failed, data\.failures allows 1"):
         list(feed)
 
 
 def test_each_epoch_is_proved(stores: tuple[Store, Store, int]) -> None:
-    feed = open_feed(stores[0], replace(STREAM, batch=3, lanes=3), start=2, stop=12)
+    feed = open_feed(stores[0], replace(PLAIN, batch=3, lanes=3), start=2, stop=12)
     list(feed)
     first, second = feed.proofs
     assert (first.epoch, first.samples, first.whole) == (0, 9, False)
     assert (second.epoch, second.samples, second.whole) == (1, 15, True)
     text = "epoch 1: 15 samples in 5 batches, each once and in order; 0 replaced; 1 left out"
     assert str(second).startswith(text)
-    replaced = open_feed(stores[1], replace(STREAM, failures=1), stop=4)
+    replaced = open_feed(stores[1], replace(PLAIN, failures=1), stop=4)
     list(replaced)
     assert replaced.proofs[0].replaced == 1
 
@@ -139,7 +113,7 @@ def test_a_shifted_batch_is_found(stores: tuple[Store, Store, int]) -> None:
             next(batches)
             return batches
 
-    feed = open_feed(stores[0], STREAM, stop=STOP)
+    feed = open_feed(stores[0], PLAIN, stop=STOP)
     feed._source = Shifted(feed)
     with pytest.raises(OrderBroken, match="batch 0 of rank 0"):
         list(feed)

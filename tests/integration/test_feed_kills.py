@@ -13,47 +13,27 @@ import psutil
 import pytest
 import torch
 
-from pipelines.executors import Executor
 from pipelines.feed import open_feed
-from pipelines.ingest import ingest
-from pipelines.ingest_spec import IngestSpec
-from pipelines.stream import StreamConfig
-from preprocessing.masks import MaskConfig
-from preprocessing.views import ViewConfig
 from storage.fs import Store, open_store
-from tests.integration.raw import make_images
+from tests.integration.feed_sets import PLAIN, fill, same
 
-STREAM = StreamConfig(
-    dataset="image",
-    view=ViewConfig(size=32),
-    mask=MaskConfig(),
-    targets=(),
-    patch=16,
-    batch=4,
-    seed=5,
-    lanes=4,
-)
 STOP = 24
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     folder: Path = tmp_path_factory.mktemp("kills")
-    store = open_store(folder / "store")
-    spec = IngestSpec(modality="image", shard_size=8192, heldout=0.0)
-    ingest(store, [str(make_images(folder / "raw", 16))], "image", spec, Executor())
-    return store
+    return fill(open_store(folder / "store"), folder / "raw")
 
 
 def check(got: list[dict], store: Store) -> None:
-    wanted = list(open_feed(store, STREAM, stop=STOP))
+    wanted = list(open_feed(store, PLAIN, stop=STOP))
     assert len(got) == len(wanted) == STOP
-    for left, right in zip(got, wanted, strict=True):
-        assert all(torch.equal(left[name], right[name]) for name in right)
+    assert all(map(same, got, wanted))
 
 
 def test_a_killed_worker_is_replaced(store: Store) -> None:
-    feed = open_feed(store, STREAM, stop=STOP, workers=2)
+    feed = open_feed(store, PLAIN, stop=STOP, workers=2)
     got = []
     for batch in feed:
         got.append(batch)
@@ -67,7 +47,7 @@ def test_a_killed_worker_is_replaced(store: Store) -> None:
 def test_workers_leave_the_generator_of_the_trainer_alone(store: Store) -> None:
     before = torch.get_rng_state()
     for workers in (0, 1):
-        feed = open_feed(store, STREAM, stop=3, workers=workers)
+        feed = open_feed(store, PLAIN, stop=3, workers=workers)
         assert len(list(feed)) == 3
         feed.close()
         assert torch.equal(torch.get_rng_state(), before)
@@ -78,10 +58,10 @@ import os, signal, sys
 import psutil
 from pipelines.feed import open_feed
 from storage.fs import Store
-from tests.integration.test_feed_kills import STREAM
+from tests.integration.feed_sets import PLAIN
 
 if __name__ == "__main__":
-    batches = iter(open_feed(Store(sys.argv[1]), STREAM, workers=2))
+    batches = iter(open_feed(Store(sys.argv[1]), PLAIN, workers=2))
     for _ in range(3):
         next(batches)
     started = psutil.Process().children(recursive=True)

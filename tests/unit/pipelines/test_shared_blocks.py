@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from pipelines.memory import Loans, SharedBlocks
@@ -44,3 +45,10 @@ def test_without_flags_memory_is_never_written_again() -> None:
     assert one.data_ptr() != two.data_ptr()
     assert one.is_shared()
     assert blocks.taken == -1
+
+
+def test_a_block_that_came_as_a_copy_is_free_at_once() -> None:
+    loans = Loans(1)
+    loans.used[0, 2] = 1
+    loans.lend(2, np.zeros(6))
+    assert loans.used[0, 2] == 0
