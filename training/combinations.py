@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from training.schedules import phase_ends
+
 if TYPE_CHECKING:
     from training.recipe import Recipe
 
@@ -23,6 +25,7 @@ def check_combination(recipe: Recipe) -> None:
     _check_family(recipe)
     _check_parts(recipe)
     _check_groups(recipe)
+    _check_course(recipe)
     if (recipe.model.family == "satmae_time") != bool(recipe.data.series):
         raise ValueError(
             f"model.family is {recipe.model.family}, data.series is {recipe.data.series!r}; "
@@ -93,6 +96,22 @@ def _check_parts(recipe: Recipe) -> None:
                 f"target hog has cell={target.cell}, model.patch is {model.patch}; a patch must "
                 "hold whole cells. Use a cell that divides the patch."
             )
+
+
+def _check_course(recipe: Recipe) -> None:
+    """Refuse a run that has two beginnings, or phases that end out of order."""
+    if recipe.init and recipe.begin.run:
+        raise ValueError(
+            f"init is {recipe.init}, begin.run is {recipe.begin.run}; both give the first weights. "
+            "Leave out one of them."
+        )
+    ends = phase_ends(recipe.optim.infinite.ends, recipe.steps)
+    if recipe.optim.schedule == "infinite" and list(ends) != sorted(ends):
+        raise ValueError(
+            f"optim.infinite.ends is {list(recipe.optim.infinite.ends)}, which is steps "
+            f"{', '.join(map(str, ends))} of {recipe.steps}; warm-up, cooldown and the constant "
+            "phase must end in this order."
+        )
 
 
 def _check_groups(recipe: Recipe) -> None:

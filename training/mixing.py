@@ -58,8 +58,6 @@ def check_mixture(recipe: Recipe) -> None:
         ValueError: which setting does not fit, and what would.
     """
     parts, model = recipe.data.mixture, recipe.model
-    if recipe.data.weight < 1:
-        raise ValueError(f"data.weight is {recipe.data.weight}; it must be 1 or more.")
     if parts and (model.family not in FAMILIES or recipe.modality != "video"):
         raise ValueError(
             f"data.mixture is given, modality is {recipe.modality}, model.family {model.family}; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from training.schedules import COOLDOWNS, SCHEDULES
@@ -52,9 +53,14 @@ class OptimConfig:
     infinite: InfiniteConfig = field(default_factory=InfiniteConfig)
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
+        if not 0 < self.lr < math.inf:
             raise ValueError(
                 f"optim.lr is {self.lr}; it must be above 0. 1e-3 is usual for tiny models."
+            )
+        if min(self.min_lr, self.weight_decay, self.clip) < 0:
+            raise ValueError(
+                f"optim: min_lr is {self.min_lr}, weight_decay is {self.weight_decay}, clip is "
+                f"{self.clip}; they must be 0 or more."
             )
         if not 0 < self.layer_decay <= 1:
             raise ValueError(
@@ -67,8 +73,7 @@ class OptimConfig:
         if not 0 <= self.warmup < 1:
             raise ValueError(
                 f"optim.warmup is {self.warmup}; it is a share of the steps, at least 0 and below "
-                "1. "
-                "0.05 to 0.1 is usual."
+                "1. 0.05 to 0.1 is usual."
             )
         if self.schedule not in SCHEDULES:
             raise ValueError(

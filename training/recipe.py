@@ -66,11 +66,8 @@ class DataConfig:
     "labelled samples that kNN is tried on at each evaluation; 0 tries none"
 
     def __post_init__(self) -> None:
-        if self.frozen_views < 0 or self.heldout < 0 or self.stride < 1:
-            raise ValueError(
-                f"data: frozen_views is {self.frozen_views}, heldout is {self.heldout}, stride is "
-                f"{self.stride}; the first two must be 0 or more, stride 1 or more."
-            )
+        _check_least(self, 0, ("samples", "failures", "frozen_views", "heldout", "probe"), "data.")
+        _check_least(self, 1, ("dates", "stride", "weight"), "data.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,17 +131,9 @@ class Recipe:
     "of one device, in FLOPs a second, for MFU; 0 measures it"
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch",
-            "accumulate",
-            "log_every",
-            "save_every",
-            "heldout_every",
-            "keep",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 1 or more.")
+        _check_least(self, 1, ("steps", "batch", "accumulate", "keep"))
+        _check_least(self, 1, ("log_every", "save_every", "heldout_every"))
+        _check_least(self, 0, ("lanes", "seed", "peak_flops"))
         if self.modality not in MODALITIES:
             raise ValueError(
                 f"modality is {self.modality!r}; it must be one of {', '.join(MODALITIES)}."
@@ -157,10 +146,9 @@ class Recipe:
             raise ValueError("target is empty; a recipe predicts at least one. Add {kind: pixels}.")
         if self.view.size % self.model.patch:
             raise ValueError(
-                f"view.size is {self.view.size}, model.patch is {self.model.patch}; the view "
-                "must hold whole "
-                "patches. Use "
-                f"view.size={max(self.view.size // self.model.patch, 1) * self.model.patch}."
+                f"view.size is {self.view.size}, model.patch is {self.model.patch}; the view must "
+                "hold whole patches. "
+                f"Use view.size={max(self.view.size // self.model.patch, 1) * self.model.patch}."
             )
         check_combination(self)
         check_mixture(self)
@@ -212,6 +200,14 @@ def list_recipes() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
+def _check_least(config: Any, least: int, names: Sequence[str], prefix: str = "") -> None:
+    for name in names:
+        if getattr(config, name) < least:
+            raise ValueError(
+                f"{prefix}{name} is {getattr(config, name)}; it must be {least} or more."
+            )
+
+
 def _find_recipe(name: str) -> Path:
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
@@ -228,24 +224,29 @@ def _override(values: dict[str, Any], word: str) -> None:
         raise ValueError(
             f"{word!r} is no override; it must read key=value, such as mask.ratio=0.9."
         )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"{key}: {text!r} is no YAML value. Write it as in a recipe, such as 0.9 or [a, b]."
+        ) from error
     *parents, last = key.split(".")
     place: Any = values
     for name in parents:
-        place = _step_into(place, name, key)
-    if isinstance(place, list):
-        place[_list_index(place, last, key)] = yaml.safe_load(text)
-    else:
-        place[last] = yaml.safe_load(text)
+        at = _place_of(place, name, key)
+        place = place.setdefault(at, {}) if isinstance(place, dict) else place[at]
+    place[_place_of(place, last, key)] = value
 
 
-def _step_into(place: Any, name: str, key: str) -> Any:
+def _place_of(place: Any, name: str, key: str) -> str | int:
+    """Return what a name is called in a group of settings, or its number in a list of them."""
     if isinstance(place, list):
-        return place[_list_index(place, name, key)]
+        return _list_index(place, name, key)
     if not isinstance(place, dict):
         raise ValueError(
             f"{key}: the part before {name!r} holds {place!r}, not a group of settings."
         )
-    return place.setdefault(name, {})
+    return name
 
 
 def _list_index(place: list[Any], name: str, key: str) -> int:
