@@ -35,12 +35,18 @@ class Entry:
     size: int
 
 
-@lru_cache(maxsize=256)
 def _local_root(uri: str) -> Path | None:
-    """Return the folder that a URI names; None for a remote one."""
+    """Return the folder that a URI names, from where the process is; None for a remote one."""
+    if "://" in uri or uri.startswith("/"):
+        return _absolute_root(uri)
+    return Path(os.path.abspath(os.path.expanduser(uri)))
+
+
+@lru_cache(maxsize=256)
+def _absolute_root(uri: str) -> Path | None:
     if uri.startswith("file://"):
         return Path(unquote(urlsplit(uri).path))
-    return None if "://" in uri else Path(os.path.abspath(os.path.expanduser(uri)))
+    return None if "://" in uri else Path(os.path.abspath(uri))
 
 
 @dataclass(frozen=True, slots=True)

@@ -347,3 +347,14 @@ def test_a_store_of_neither_disk_nor_objects_writes_by_rename() -> None:
     store.delete("a/b")
     store.delete_tree("a")
     assert store.list() == []
+
+
+def test_a_relative_store_is_below_where_the_process_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        Store("raw").write("file", name.encode())
+    assert (tmp_path / "here/raw/file").read_bytes() == b"here"
+    assert Store("raw").read("file") == b"there"
