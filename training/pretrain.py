@@ -82,7 +82,7 @@ def pretrain(
         Stopped: SIGINT or SIGTERM came; the state is saved.
     """
     with open_place() as place:
-        recipe, done = _begin(store, recipe, run, resume)
+        recipe, done = _begin(store, recipe, run, place, resume)
         while done < recipe.steps:
             opened = open_recipe(
                 store,
@@ -98,7 +98,7 @@ def pretrain(
                 done = _train(store, recipe, run, place, opened, (done, progress))
             except BadStep as bad:
                 _note(store, recipe, run, place, opened, (bad, done))
-                recipe, done = _begin(store, recipe, run, resume=True)
+                recipe, done = _begin(store, recipe, run, place, resume=True)
             finally:
                 opened.close()
         return _finish(store, recipe, run, place)
@@ -123,19 +123,22 @@ def _note(
     say(place, told)
 
 
-def _begin(store: Store, recipe: Recipe, run: str, resume: bool) -> tuple[Recipe, int]:
+def _begin(
+    store: Store, recipe: Recipe, run: str, place: Place, resume: bool
+) -> tuple[Recipe, int]:
     """Return the recipe with its snapshot fixed, and how many steps are finished."""
     record = read_record(store, run)
     steps = list_checkpoints(store, run)
+    if record is not None and not resume:
+        if steps:
+            raise RunError(
+                f"run {run}: exists, with {steps[-1]} of {record['recipe']['steps']} steps done. "
+                "Add --resume to continue it, or choose another --run."
+            )
+        _forget(store, run, place)
+        record = None
     recipe = pin_begin(store, recipe, record)
     if record is None:
-        return recipe, first_step(recipe)
-    if not resume and steps:
-        raise RunError(
-            f"run {run}: exists, with {steps[-1]} of {record['recipe']['steps']} steps done. "
-            "Add --resume to continue it, or choose another --run."
-        )
-    if not resume:
         return recipe, first_step(recipe)
     recipe = pin_snapshots(recipe, record["provenance"])
     # Built again, as settings that are newer than the record have their defaults in it.
@@ -146,6 +149,17 @@ def _begin(store: Store, recipe: Recipe, run: str, resume: bool) -> tuple[Recipe
             "Give the same settings, or choose another --run."
         )
     return recipe, steps[-1] if steps else first_step(recipe)
+
+
+def _forget(store: Store, run: str, place: Place) -> None:
+    """Remove the records of a run that ended before its first checkpoint: it begins anew, maybe by
+    another recipe.
+    """
+    wait_for_all(place)
+    if place.first:
+        for name in ("skipped.json", "failed.json", "run.json"):
+            store.delete(f"runs/{run}/{name}")
+    wait_for_all(place)
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any], where: str = "") -> str:

@@ -101,6 +101,19 @@ def test_a_run_keeps_its_recipe(store: Store, recipe: Recipe) -> None:
         pretrain(store, other, run="kept", resume=True)
 
 
+def test_a_run_without_a_checkpoint_begins_anew(store: Store, recipe: Recipe) -> None:
+    def kill(what: str, done: int, total: int) -> None:
+        raise Killed
+
+    with pytest.raises(Killed):
+        pretrain(store, recipe, run="retried", progress=kill)
+    assert list_checkpoints(store, "retried") == []
+    other = read_recipe("mae_tiny", [*WORDS, "mask.ratio=0.5"])
+    pretrain(store, other, run="retried")
+    assert json.loads(store.read("runs/retried/run.json"))["recipe"]["mask"]["ratio"] == 0.5
+    assert pretrain(store, other, run="retried", resume=True)["step"] == 6
+
+
 def test_a_run_tells_where_it_comes_from(store: Store, recipe: Recipe) -> None:
     pretrain(store, recipe, run="told")
     record = json.loads(store.read("runs/told/run.json"))
