@@ -7,7 +7,6 @@ resumes from a checkpoint repeats, bit for bit on a CPU, what an uninterrupted o
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -155,12 +154,23 @@ def take_step(trainer: Trainer, batch: Batch) -> Figures:
         for name, value in figures.items():
             parts[f"loss_{name}"] = parts.get(f"loss_{name}", 0.0) + value / len(chunks)
     trainer.scaler.unscale_(trainer.optimizer)
-    norm = nn.utils.clip_grad_norm_(trainer.model.parameters(), trainer.clip or math.inf)
+    norm = _clip_gradients(trainer)
     trainer.scaler.step(trainer.optimizer)
     trainer.scaler.update()
     if trainer.average is not None:
         trainer.average.update()
     return {"loss": total, "grad_norm": norm, **(parts if len(parts) > 1 else {})}
+
+
+def _clip_gradients(trainer: Trainer) -> Tensor:
+    """Return the norm of all gradients, as it was before they were clipped. Without a limit they
+    are not touched: scaling them by 1 would go over all of them once more.
+    """
+    learned = [p for p in trainer.model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in learned if p.grad is not None])
+    if trainer.clip:
+        nn.utils.clip_grads_with_norm_(learned, trainer.clip, norm)
+    return norm
 
 
 def batch_loss(trainer: Trainer, batch: Batch) -> tuple[Tensor, Figures]:

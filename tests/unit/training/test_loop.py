@@ -112,7 +112,6 @@ def test_a_bad_step_is_named_however_late_its_figures_are_read(
 ) -> None:
     made = trainer()
     for step, batch in enumerate(batches(0, 4)):
-        made.rate = lambda step: 1e-3
         figures = take_step(made, batch)
         if step == 1:
             figures["grad_norm"] = torch.tensor(float("inf"))
