@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from training.models.blocks import (
     CrossAttention,
     Mlp,
+    frozen,
     init_linears,
     layer_norm,
     run_blocks,
@@ -36,8 +37,9 @@ class ChannelDecoder(nn.Module):
         self.channels = channels
         self.mask_token = token(width)
         self.placeholder = nn.Parameter(torch.zeros(1, 1, width), requires_grad=False)
-        table = sincos_microscopy(width, edge, edge, repeats=channels, cls=True)
-        self.pos_embeddings = nn.Parameter(table[None], requires_grad=False)
+        self.pos_embeddings = frozen(
+            sincos_microscopy(width, edge, edge, repeats=channels, cls=True)
+        )
         self.modality_tokens = nn.ParameterList(token(width) for _ in range(channels))
         self.cross_attention = CrossAttention(width, CROSS_HEADS, bias=False)
         self.mlp = Mlp(width)
@@ -71,7 +73,7 @@ class ChannelMAE(nn.Module):
         if list(data.widths) != ["pixels"]:
             raise ValueError(
                 f"target is {list(data.widths)}; camae predicts pixels only. Use target: "
-                f"[{{kind: pixels}}]."
+                "[{kind: pixels}]."
             )
         edge = data.size // config.patch
         self.channels = data.channels

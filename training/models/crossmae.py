@@ -1,8 +1,7 @@
-"""CrossMAE: masked tokens ask the visible ones, each decoder block its own mix of encoder feature
-maps.
+"""CrossMAE: masked tokens ask the visible ones, each decoder block its own mix of encoder maps.
 
-Source: Fu et al. 2024, arXiv:2401.14391. Queries see neither each other nor the class token's
-    position.
+Source: Fu et al. 2024, arXiv:2401.14391. Queries see neither each other nor the position of the
+class token.
 """
 
 from __future__ import annotations

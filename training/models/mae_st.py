@@ -1,8 +1,7 @@
 """MAE-ST: space-time agnostic masking, learned separable positions that are added after masking.
 
 Source: Feichtenhofer et al. 2022, arXiv:2205.09113. Predicts one frame a tubelet, the last frame of
-    the clip
-among them.
+the clip among them.
 """
 
 from __future__ import annotations

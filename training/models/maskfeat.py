@@ -1,8 +1,7 @@
 """MaskFeat: all tokens enter the encoder, masked ones as a mask token; a linear head reads them.
 
 Source: Wei et al. 2022, arXiv:2112.09133, the image network; clips use a plain ViT on tubelets
-    here, where the
-paper has MViTv2.
+here, where the paper has MViTv2.
 """
 
 from __future__ import annotations

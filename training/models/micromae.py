@@ -1,8 +1,8 @@
 """Microscopy MAE: all channels in one patch, parallel-scaling blocks with q and k norms.
 
 Source: Kraus et al. 2024, arXiv:2404.10242. Parameter names are those of the released checkpoints
-    (timm 0.9.7
-blocks), with global average pooling: the latent is not normalised, the pooled feature is.
+(timm 0.9.7 blocks), with global average pooling: the latent is not normalised, the pooled feature
+is.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from training.models.blocks import (
     init_linears,
     layer_norm,
     run_blocks,
+    split_heads,
     stack_blocks,
     token,
 )
@@ -63,7 +64,7 @@ class ParallelBlock(nn.Module):
         bias = torch.cat([self.mlp_bias.new_zeros(3 * self.width), self.mlp_bias])
         z = functional.linear(self.in_norm(x), self.in_proj.weight, bias)
         hidden, *qkv = z.split([4 * self.width] + [self.width] * 3, dim=-1)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in qkv)
+        q, k, v = (split_heads(part, self.heads) for part in qkv)
         seen = functional.scaled_dot_product_attention(self.q_norm(q), self.k_norm(k), v)
         seen = self.attn_out_proj(seen.transpose(1, 2).flatten(2))
         return x + self.ls(seen + self.mlp_out_proj(functional.gelu(hidden)))

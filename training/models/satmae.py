@@ -1,9 +1,7 @@
-"""SatMAE on band groups: each group of bands has its own patch embedding, its own tokens and its
-own head.
+"""SatMAE on band groups: each group of bands has its own patch embedding, tokens and head.
 
 Source: Cong et al. 2022, arXiv:2207.08051 (group-channel variant). Token order is group-major.
-    Parameter
-names are those of the official checkpoints.
+Parameter names are those of the official checkpoints.
 """
 
 from __future__ import annotations
