@@ -24,7 +24,7 @@ from training.loop import Trainer
 from training.probes import OF_TOKENS, SEEDED, Features, knn_right, probe_named
 from training.ranks import Place, bare
 from training.recipe import Recipe, make_recipe
-from training.runs import read_record, write_record
+from training.runs import read_run, write_record
 from training.session import Progress
 from training.state import kept_weights
 
@@ -84,9 +84,7 @@ def evaluate(
     Raises:
         ValueError: no such run, no labels, or an unknown probe.
     """
-    record = read_record(store, run)
-    if record is None:
-        raise ValueError(f"run {run}: there is none in {store.uri}. See 'headrace ls'.")
+    record = read_run(store, run)
     probe_named(probe)
     asked_for = _Asked(store, record, probe, progress)
     result: dict[str, Any] = {"run": run, "probe": probe, "dataset": dataset, "test": test}
@@ -195,10 +193,8 @@ def features(
     """Return the mean-pooled features (n, D) of a dataset's labelled samples under a run's encoder,
     and the labels.
     """
-    record = read_record(store, run)
-    if record is None:
-        raise ValueError(f"run {run}: there is none in {store.uri}. See 'headrace ls'.")
-    return _encode(_Asked(store, record, "knn", progress), dataset, split, untrained).features
+    asked_for = _Asked(store, read_run(store, run), "knn", progress)
+    return _encode(asked_for, dataset, split, untrained).features
 
 
 def _encode(

@@ -15,7 +15,7 @@ from training.checkpoints import list_checkpoints, read_checkpoint
 from training.inputs import InputNorm
 from training.ranks import Place, bare
 from training.recipe import Recipe, make_recipe
-from training.runs import read_record
+from training.runs import read_run
 from training.state import kept_weights
 
 FAMILIES = ("mae", "maskfeat", "videomae")
@@ -46,9 +46,7 @@ def read_trained(store: Store, run: str, step: int | None = None) -> Trained:
         ValueError: no such run.
         CheckpointError: it has no such checkpoint.
     """
-    record = read_record(store, run)
-    if record is None:
-        raise ValueError(f"run {run}: there is none in {store.uri}. See 'headrace ls'.")
+    record = read_run(store, run)
     recipe = make_recipe(record["recipe"])
     trainer = make_trainer(recipe, record["input"], Place(0, 1, torch.device("cpu")))
     model = bare(trainer.model)

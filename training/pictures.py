@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import cv2
 import numpy as np
 import torch
@@ -11,12 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.inputs import side_inputs
-from training.loop import Trainer, to_device
+from training.loop import Batch, Trainer, to_device
 from training.models.layout import PixelLayout
 from training.models.tokens import take_tokens
 from training.objectives import patch_moments, patchify, unpatchify
 
-Batch = dict[str, Any]
 HIDDEN_GRAY = 0.6
 GAP = 4
 EDGE = 96
@@ -42,13 +39,12 @@ def draw_sheet(trainer: Trainer, batch: Batch) -> bytes:
     hidden = torch.ones(values.shape[:2], device=values.device).scatter_(1, batch["visible"], 0.0)
     covered = unpatchify(hidden[..., None].expand_as(values), layout, shape)
     shown = ((pictured - low) / (high - low)).clamp(0, 1)
+    masked = torch.where(covered > 0, HIDDEN_GRAY, shown)
     if "pixels" in predictions:
         made = _rebuild(trainer, batch, values, predictions["pixels"].float())
         made = ((unpatchify(made, layout, shape) - low) / (high - low)).clamp(0, 1)
     else:
-        tokens = torch.where(covered > 0, HIDDEN_GRAY, shown)
-        made = unpatchify(_strokes(trainer, batch, tokens, predictions), layout, shape)
-    masked = torch.where(covered > 0, HIDDEN_GRAY, shown)
+        made = unpatchify(_strokes(trainer, batch, masked, predictions), layout, shape)
     return _png(torch.stack([shown, masked, made], dim=1))
 
 
@@ -97,7 +93,7 @@ def stroke_masks(bins: int, cell: int) -> Tensor:
     place = torch.arange(cell) - (cell - 1) / 2
     angle = (torch.arange(bins) + 0.5) / bins * torch.pi
     across = (
-        torch.sin(angle)[:, None, None] * place + torch.cos(angle)[:, None, None] * (place[:, None])
+        torch.sin(angle)[:, None, None] * place + torch.cos(angle)[:, None, None] * place[:, None]
     )
     return (across.abs() < 0.7).float()
 

@@ -37,7 +37,14 @@ from training.loop import Trainer, train
 from training.mixing import pin_snapshots
 from training.ranks import Place, bare, open_place, stop_on_signals, wait_for_all
 from training.recipe import Recipe, make_recipe, read_recipe, recipe_fingerprint, resolve
-from training.runs import Metrics, code_version, read_metrics, read_record, write_record
+from training.runs import (
+    Metrics,
+    code_version,
+    read_metrics,
+    read_record,
+    read_run,
+    write_record,
+)
 from training.session import Progress, Recorder, Session, pick_example, say, sum_up
 from training.skips import note_skip, read_skips, write_skips
 from training.state import restore
@@ -236,9 +243,8 @@ def _speed(trainer: Trainer, batch: dict[str, Any], recipe: Recipe) -> dict[str,
 
 def _finish(store: Store, recipe: Recipe, run: str, place: Place) -> dict[str, Any]:
     """Return the summary of a run, and keep it with the run."""
-    record = read_record(store, run)
-    assert record is not None, "a run that took a step has a record"
-    summary = sum_up(run, recipe, read_metrics(store, run), record["input"]["parameters"])
+    parameters = read_run(store, run)["input"]["parameters"]
+    summary = sum_up(run, recipe, read_metrics(store, run), parameters)
     if place.first:
         write_record(store, run, "summary.json", summary)
         prune_checkpoints(store, run, recipe.keep, spared_steps(recipe))

@@ -51,6 +51,18 @@ def read_record(store: Store, run: str, name: str = "run.json") -> dict[str, Any
     return json.loads(store.read(path)) if store.exists(path) else None
 
 
+def read_run(store: Store, run: str) -> dict[str, Any]:
+    """Return run.json of a run.
+
+    Raises:
+        ValueError: there is no such run.
+    """
+    record = read_record(store, run)
+    if record is None:
+        raise ValueError(f"run {run}: there is none in {store.uri}. See 'headrace ls'.")
+    return record
+
+
 def code_version() -> str:
     """Return the version of headrace, and the commit where it runs from a checkout."""
     try:
