@@ -7,14 +7,11 @@ batches sooner; neither their number nor the number of ranks changes any batch.
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
-from multiprocessing.connection import wait
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,7 +29,7 @@ from pipelines.order import Order, default_lanes, remainder
 from pipelines.rows import ShardRows, read_rows, shard_sizes
 from pipelines.stalls import Stalls
 from pipelines.stream import StreamConfig
-from pipelines.worker import one_thread, use_one_thread
+from pipelines.worker import end_with_parent, one_thread, use_one_thread
 from preprocessing.masks import MaskConfig
 from preprocessing.statistics import ByChannels, apart_from_json, merge_apart, most_common
 from storage.fingerprint import fingerprint
@@ -197,18 +194,7 @@ def _start_worker(worker: int) -> None:
     info = get_worker_info()
     assert info is not None
     info.dataset.settle_in(worker)  # type: ignore[attr-defined]
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this worker when the process that it works for is gone.
-
-    torch looks at the process that forked the worker: the fork server, which lives as long as it.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        wait([parent.sentinel])
-        os._exit(1)
+    end_with_parent()
 
 
 class TooManyFailures(RuntimeError):

@@ -14,7 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.multiprocessing.reductions import StorageWeakRef
+
+try:
+    from torch.multiprocessing.reductions import StorageWeakRef
+except ImportError:  # torch promises it to nobody; without it each batch gets fresh memory
+    StorageWeakRef = None
 
 _KEPT = 3
 "Blocks that a process keeps: the batch in use, the one being made, and one let go late."
@@ -59,10 +63,10 @@ class Loans:
         """Remember that `pixels` lie in a block; an array is a copy of it, which is free then."""
         if block < 0:
             return
-        if isinstance(pixels, torch.Tensor):
-            self._lent[block] = StorageWeakRef(pixels.untyped_storage())
-        else:
+        if not isinstance(pixels, torch.Tensor):
             self.used.view(-1)[block] = 0
+        elif StorageWeakRef is not None:
+            self._lent[block] = StorageWeakRef(pixels.untyped_storage())
 
     def settle(self) -> None:
         """Give the blocks back that nobody holds any more."""
@@ -109,6 +113,8 @@ class SharedBlocks:
 
 
 def _shared(size: int) -> torch.Tensor:
-    """Return fresh bytes in shared memory; `share_memory_` would copy them there."""
-    storage = torch.UntypedStorage._new_shared(size)
-    return torch.empty(0, dtype=torch.uint8).set_(storage)
+    """Return fresh bytes in shared memory."""
+    new = getattr(torch.UntypedStorage, "_new_shared", None)
+    if new is None:  # torch promises it to nobody; what it promises copies the bytes there
+        return torch.empty(size, dtype=torch.uint8).share_memory_()
+    return torch.empty(0, dtype=torch.uint8).set_(new(size))

@@ -8,15 +8,12 @@ found and named, and the others lose nothing.
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing.connection import wait as wait_for
-from threading import Thread
 from typing import TypeVar
 
-from pipelines.worker import traced
+from pipelines.worker import end_with_parent, traced
 
 ATTEMPTS = 3
 "Times that a job is run alone before its process's death is taken for its own fault."
@@ -118,18 +115,3 @@ def died(function: Callable[[Job], Result], index: int, job: Job) -> WorkerDiedE
         "to do. Look for 'Out of memory', or a fault of a library, in the system's log. What "
         f"is finished stays, so the same command goes on here. The job: {shown}"
     )
-
-
-def end_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, even if that was killed.
-
-    The pool's workers would otherwise wait for jobs for ever.
-    """
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_after(sentinel: int) -> None:
-    wait_for([sentinel])
-    os._exit(1)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
+from pipelines import memory
 from pipelines.memory import Loans, SharedBlocks
 
 SHAPE = (4, 5)
@@ -52,3 +54,19 @@ def test_a_block_that_came_as_a_copy_is_free_at_once() -> None:
     loans.used[0, 2] = 1
     loans.lend(2, np.zeros(6))
     assert loans.used[0, 2] == 0
+
+
+def test_a_torch_without_these_parts_gives_fresh_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.storage._StorageBase, "_new_shared")
+    monkeypatch.setattr(memory, "StorageWeakRef", None)
+    loans = Loans(1)
+    blocks = SharedBlocks(0, loans.used)
+    taken = []
+    for _ in range(20):
+        pixels = blocks.take(SHAPE, torch.float32)
+        assert pixels.is_shared()
+        taken.append(pixels.data_ptr())
+        loans.lend(blocks.taken, pixels)
+        loans.settle()
+    assert len(set(taken[:9])) == 9
+    assert blocks.taken == -1
