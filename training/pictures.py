@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import torch
@@ -69,7 +71,8 @@ def _strokes(
 ) -> Tensor:
     """Return the shown token values with strokes of the predicted HOG in the decoded tokens."""
     layout: PixelLayout = trainer.objective.layout
-    values = patchify(shown, layout)
+    # Frames that are not predicted are not among the shown ones either.
+    values = patchify(shown, replace(layout, frames=(), tubelet=1) if layout.frames else layout)
     target = next((t for t in trainer.objective.targets if t.kind == "hog"), None)
     if target is None:
         return values

@@ -1,18 +1,10 @@
-"""Probes and pictures."""
+"""Probes: what they read off features, and what they refuse."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
-import cv2
-import numpy as np
 import pytest
 import torch
 
-from preprocessing.hog import hog_cells
-from training.confidence import interval, split_groups
-from training.loop import Batch, Trainer
-from training.pictures import draw_sheet, stroke_masks
 from training.probes import knn_accuracy, probe_named
 
 Features = tuple[torch.Tensor, list[str]]
@@ -106,56 +98,3 @@ def test_a_label_that_was_never_taught_is_never_right() -> None:
 def test_an_unknown_probe_lists_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"'guess' is unknown\. Known: knn, linear, attentive"):
         probe_named("guess")
-
-
-def test_groups_are_never_split() -> None:
-    labels = [("dog", "cat")[i % 2] for i in range(10) for _ in range(6)]
-    groups = [f"video {i}" for i in range(10) for _ in range(6)]
-    splits = [split_groups(labels, groups, seed) for seed in range(3)]
-    for taught, asked in splits:
-        assert sorted(taught + asked) == list(range(60))
-        assert not {groups[i] for i in taught} & {groups[i] for i in asked}
-        assert {labels[i] for i in asked} == {"dog", "cat"}
-        assert len(asked) == 12
-    assert len({tuple(asked) for _, asked in splits}) > 1
-    with pytest.raises(ValueError, match="single group of samples"):
-        split_groups(["dog", "dog", "cat"], ["a", "a", "b"], 0)
-
-
-def test_copies_make_nothing_surer() -> None:
-    """20 answers, and the same with 30 copies of each: the interval stays, if groups are known."""
-    right = torch.arange(20) % 4 != 0
-    groups = [str(i) for i in range(20)]
-    low, high = interval([right], [groups])
-    assert 0.5 < low < 0.75 < high < 1.0
-    copies, whose = right.repeat(30), groups * 30
-    copied = interval([copies], [whose])
-    assert copied == pytest.approx((low, high), abs=0.02)
-    careless = interval([copies], [[str(i) for i in range(600)]])
-    assert careless[1] - careless[0] < 0.4 * (high - low)
-
-
-def test_the_sheet_shows_three_rows_of_samples(
-    trainer: Callable[[], Trainer], batches: Callable[[int, int], Iterator[Batch]]
-) -> None:
-    batch = next(batches(0, 1))
-    sheet = cv2.imdecode(np.frombuffer(draw_sheet(trainer(), batch), np.uint8), cv2.IMREAD_COLOR)
-    height, width = sheet.shape[:2]
-    tile = width // 8
-    assert height // tile == 3
-    tiles = [sheet[row * tile : row * tile + tile - 4, : tile - 4].astype(int) for row in range(3)]
-    gray = np.abs(tiles[1] - tiles[1][..., :1]).max(-1) == 0
-    assert 0.7 < gray.mean() < 0.8  # 12 of 16 patches are hidden
-    shown = ~gray
-    assert np.abs(tiles[0] - tiles[1])[shown].max() <= 1
-    assert np.abs(tiles[0] - tiles[2])[shown].max() <= 1
-
-
-@pytest.mark.parametrize("turned", [False, True])
-def test_strokes_run_along_the_edge_that_hog_saw(turned: bool) -> None:
-    image = np.repeat(np.arange(0, 160, 10, dtype=np.float64)[:, None], 16, axis=1)[..., None]
-    image = image.transpose(1, 0, 2) if turned else image  # rising downwards, or to the right
-    histogram = hog_cells(image[None], cell=8)[0, 0, 0, 0]
-    stroke = stroke_masks(9, 8)[int(histogram.argmax())].numpy()
-    rows, columns = (np.ptp(axis) for axis in np.nonzero(stroke))
-    assert (rows > columns) == turned
