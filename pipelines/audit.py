@@ -31,6 +31,8 @@ class Proof:
     "delivered, each at its place in the order, none of them twice"
     replaced: int
     "of these, substitutes of samples that failed"
+    repeated: int
+    "of these, series with a picture more than once: their place has fewer dates than asked for"
     remainder: int
     "samples of the dataset that this epoch left out on all ranks: fewer than one global batch"
     whole: bool
@@ -39,10 +41,13 @@ class Proof:
     def __str__(self) -> str:
         """Return the sentence that is printed at the end of an epoch."""
         part = "" if self.whole else " (from where the run was resumed)"
+        again = f"; {self.repeated} show a date twice, their place has too few" * bool(
+            self.repeated
+        )
         return (
             f"epoch {self.epoch}: {self.samples} samples in {self.batches} batches{part}, each "
-            f"once and in order; {self.replaced} replaced; {self.remainder} left out, fewer than "
-            "a batch."
+            f"once and in order; {self.replaced} replaced{again}; {self.remainder} left out, "
+            "fewer than a batch."
         )
 
 
@@ -58,15 +63,17 @@ class Audit:
         self._begin_epoch()
 
     def _begin_epoch(self) -> None:
-        self._first, self._samples, self._replaced = self.number, 0, 0
+        self._first = self.number
+        self._samples = self._replaced = self._repeated = 0
         self._ticked = np.zeros(-(-self.order.samples // 8), np.uint8)
 
-    def add(self, ids: NDArray[np.int64], replaced: int) -> None:
+    def add(self, ids: NDArray[np.int64], replaced: int, repeated: int) -> None:
         """Count the next batch.
 
         Args:
             ids: of its samples.
             replaced: how many of them are substitutes.
+            repeated: how many of them show a picture more than once.
 
         Raises:
             OrderBroken: these are other samples, or one of them came before in this epoch.
@@ -83,6 +90,7 @@ class Audit:
         self._tick(np.array([self._begins[shard] + row for shard, row in places]))
         self._samples += len(places)
         self._replaced += replaced
+        self._repeated += repeated
         self.number += 1
         if self.number % self.order.batches_per_epoch == 0:
             self._end_epoch()
@@ -102,6 +110,7 @@ class Audit:
                 batches=self.number - self._first,
                 samples=self._samples,
                 replaced=self._replaced,
+                repeated=self._repeated,
                 remainder=self.order.samples - steps * self.order.config.batch,
                 whole=self._first % steps == 0,
             )

@@ -68,8 +68,10 @@ class About(NamedTuple):
     "how many samples of the batch are substitutes"
     done: float
     "when it was finished, by the machine's monotonic clock"
-    block: int = -1
-    "number of the shared block that its pixels lie in; see `pipelines.memory`"
+    repeated: int
+    "how many samples of the batch are series with a picture more than once"
+    block: int
+    "number of the shared block that its pixels lie in, or -1; see `pipelines.memory`"
 
 
 Told = tuple[Batch, About]
@@ -103,7 +105,7 @@ class BatchBuilder:
         self._places: dict[int, Places] = {}
         self._clock = Clock()
         self._failed: list[tuple[str, str]] = []
-        self._substitutes = 0
+        self._substitutes = self._repeated = 0
         self.blocks: Blocks | SharedBlocks = Blocks()
         "where the pixels of batches are written"
         self._seen = np.empty((0, 0, 3), np.uint8)
@@ -123,7 +125,8 @@ class BatchBuilder:
         Raises:
             ShardError, DecodeError: a sample is damaged, and the stream allows no failures.
         """
-        self._clock, self._failed, self._substitutes = Clock(), [], 0
+        self._clock, self._failed = Clock(), []
+        self._substitutes = self._repeated = 0
         pixels, samples, rows = Pixels(len(places), self.blocks), [], []
         for place in places:
             arrays, fields = self._replaced(place, epoch)
@@ -138,9 +141,14 @@ class BatchBuilder:
             for name in ("label", "split", "key"):
                 batch[name] = [row[name] for row in rows]
         self._clock.lap("join")
-        now, block = time.perf_counter(), self.blocks.taken
-        about = About(self._clock.seconds, self._failed, self._substitutes, now, block)
-        return batch, about
+        return batch, About(
+            seconds=self._clock.seconds,
+            failed=self._failed,
+            replaced=self._substitutes,
+            done=time.perf_counter(),
+            repeated=self._repeated,
+            block=self.blocks.taken,
+        )
 
     def payloads(self, places: list[Place]) -> list[tuple[str, bytes]]:
         """Return (extension, bytes) of the samples at `places`, verified, not decoded."""
@@ -231,6 +239,7 @@ class BatchBuilder:
                 shown[other] = self._picture(shard, rows.row(other), sample, epoch)[2]
         axis = 1 if channels_first(rows.row(row)["ext"]) else 0
         pictures = np.stack([shown[other] for other in drawn], axis)
+        self._repeated += len(shown) < len(drawn)
         return {"pixels": pictures, "dates": places.dates(drawn)}
 
     def _read(self, path: str, fields: Mapping[str, Any], where: str) -> bytes:

@@ -245,7 +245,8 @@ class Feed:
             self._count_failures(about)
             if self.course is not None:
                 stream, _ = self.course.turns.locate(number)
-                self.audits[stream].add(batch["sample"].numpy(), about.replaced)
+                ids = batch["sample"].numpy()
+                self.audits[stream].add(ids, about.replaced, about.repeated)
                 if len(self.audits) > 1:
                     batch["stream"] = torch.tensor(stream)
             yield batch

@@ -36,7 +36,8 @@ class Places:
     def draw(self, row: int, dates: int, rng: np.random.Generator) -> list[int]:
         """Return `dates` rows of the place that `row` shows, it among them, oldest first.
 
-        A place with fewer pictures gives some of them again, as SatMAE has it.
+        A place with fewer pictures gives some of them again, as SatMAE has it; the epoch's proof
+        tells how often that was.
         """
         others = [other for other in self.rows[self.of[row]] if other != row]
         wanted = dates - 1

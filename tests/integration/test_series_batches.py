@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 from itertools import islice
 from pathlib import Path
@@ -37,6 +38,18 @@ def store_of(folder: Path) -> Store:
     store = open_store(folder / "store")
     ingest(store, [str(folder / "raw")], "series", spec, Executor(kind="direct", workers=1))
     return store
+
+
+def test_places_with_too_few_dates_are_told(tmp_path: Path) -> None:
+    store = store_of(tmp_path)
+    for dates, told in ((4, ""), (5, "; 16 show a date twice, their place has too few")):
+        stream = replace(stream_of(read_recipe("satmae_time_tiny", ["batch=4"])), dates=dates)
+        for workers in (0, 1):
+            feed = open_feed(store, stream, stop=4, workers=workers)
+            assert len(list(feed)) == 4
+            feed.close()
+            (proof,) = feed.proofs
+            assert f"in order; 0 replaced{told}; 0 left out" in str(proof)
 
 
 def batches(store: Store, workers: int, seed: int = 0) -> list[dict[str, torch.Tensor]]:
