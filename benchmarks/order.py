@@ -52,7 +52,7 @@ def order_torch(samples: int, middle: bool) -> None:
         def __len__(self) -> int:
             return samples
 
-    sampler = iter(DistributedSampler(Sized(), num_replicas=1, rank=0, seed=0))  # type: ignore
+    sampler = iter(DistributedSampler(Sized(), num_replicas=1, rank=0, seed=0))
     begin = samples // 2 if middle else 0
     list(islice(sampler, begin, begin + BATCH))
 
