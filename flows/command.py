@@ -26,7 +26,7 @@ from flows.arguments import (
     stages_by_name,
 )
 from flows.command_text import evaluate_line, pretrain_line, pretrain_plan_line
-from flows.options import answer, errors_for_people, output_file
+from flows.options import UsageError, answer, errors_for_people, output_file
 
 _FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 RECIPES = ", ".join(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
@@ -84,6 +84,8 @@ def pretrain(
 ) -> None:
     """Pretrain an encoder by a recipe."""
     with errors_for_people():
+        if workers < 0:
+            raise UsageError(f"--workers is {workers}; it must not be negative.")
         name = run or Path(recipe).stem
         if dry_run:
             from flows.stages import run_pretrain_plan

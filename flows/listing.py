@@ -38,6 +38,11 @@ def catalog(
         columns = [c for d in whole["datasets"] for c in _columns(d)]
         return {**whole, "columns": columns, "ledger": read_ledger(place)}
     if name not in list_datasets(place):
+        if rejects or outcomes or samples:
+            raise FileNotFoundError(
+                f"{store}: holds no dataset {name!r}, and only datasets have rejects, outcomes and "
+                "samples. See 'headrace ls'."
+            )
         if place.exists(f"runs/{name}/run.json"):
             return {
                 "datasets": [],

@@ -32,6 +32,11 @@ def split_settings(words: list[str]) -> tuple[list[str], dict[str, Any]]:
             *folders, last = key.split(".")
             for folder in folders:
                 place = place.setdefault(folder, {})
+                if not isinstance(place, dict):
+                    raise UsageError(
+                        f"{word}: {folder} has the value {place!r} already, so it has no parts. "
+                        f"Leave out {folder}={place} or this."
+                    )
             try:
                 place[last] = yaml.safe_load(text)
             except yaml.YAMLError as error:
@@ -49,16 +54,18 @@ def column_settings(
         known: for each column that exists, its parameters with their defaults.
 
     Raises:
-        UsageError: a setting that no named column knows.
+        UsageError: a column that does not exist, or a setting that no named column knows.
     """
+    if unknown := [name for name in columns if name not in known]:
+        raise UsageError(f"column {unknown[0]!r} is unknown. Known: {', '.join(known)}.")
     asked: dict[str, dict[str, Any]] = {name: {} for name in columns}
     for key, value in settings.items():
         if key in asked and isinstance(value, dict):
             asked[key].update(_merged(known[key], value))
             continue
-        takers = [name for name in columns if key in known.get(name, {})]
+        takers = [name for name in columns if key in known[name]]
         if not takers:
-            names = sorted({name for column in columns for name in known.get(column, {})})
+            names = sorted({name for column in columns for name in known[column]})
             raise UsageError(
                 f"{key}={value}: none of {', '.join(columns)} has a parameter {key!r}. Known: "
                 f"{', '.join(names)}."

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import threading
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from flows.prefect_settings import be_quiet
 
 be_quiet()
 
+from httpx import HTTPError
 from prefect import Flow, serve
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
@@ -31,7 +33,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.flows import EntrypointType
 from prefect.states import Crashed
 
@@ -45,6 +47,8 @@ TRAINING_LIMIT = prefect_flows.TRAINING_LIMIT
 SERVED = prefect_flows.SERVED
 POLL_SECONDS = 3.0
 "Between two questions for runs that are due."
+LISTED = 200
+"Runs of a deployment that are counted; the server gives no more at once."
 
 
 def serve_plan(plan: ServePlan, store: str) -> None:
@@ -54,8 +58,12 @@ def serve_plan(plan: ServePlan, store: str) -> None:
         ValueError: a deployment has parameters that its flow does not take.
     """
     place = plan.place(store)
-    made = [_deployment(name, about, plan, place) for name, about in plan.deployments.items()]
     with get_client(sync_client=True) as client:
+        paused = {known.name: known.paused for known in _read(client, plan)}
+        made = [
+            _deployment(name, about, plan, place, paused.get(name, about.paused))
+            for name, about in plan.deployments.items()
+        ]
         client.upsert_global_concurrency_limit_by_name(TRAINING_LIMIT, plan.trainings or _gpus())
         _bury_dead_runs(client, plan)
     os.environ[SERVED] = "1"
@@ -81,12 +89,12 @@ def _gpus() -> int:
     return max(torch.cuda.device_count(), 1)
 
 
-def _deployment(name: str, about: Deployment, plan: ServePlan, place: str) -> Any:
+def _deployment(name: str, about: Deployment, plan: ServePlan, place: str, paused: bool) -> Any:
     flow: Flow[..., Any] = getattr(prefect_flows, about.flow)
     return flow.to_deployment(
         name,
         schedules=_schedules(about),
-        paused=True if about.paused else None,
+        paused=paused,
         concurrency_limit=1,
         parameters=_parameters(name, about, plan, place, flow),
         tags=["headrace", *about.tags],
@@ -125,7 +133,7 @@ def _bury_dead_runs(client: SyncPrefectClient, plan: ServePlan) -> None:
     """Say of runs whose process ended with an earlier `serve` that they crashed."""
     for about in _read(client, plan):
         for run in client.read_flow_runs(
-            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[about.id])),
+            deployment_filter=_only(about),
             flow_run_filter=FlowRunFilter(
                 state=FlowRunFilterState(
                     type=FlowRunFilterStateType(
@@ -149,29 +157,31 @@ def _read(client: SyncPrefectClient, plan: ServePlan) -> Iterable[Any]:
 
 def list_deployments(plan: ServePlan) -> list[dict[str, Any]]:
     """Return what the server knows of the deployments of a plan: name, flow, when, paused, runs
-    (states by number) and last (state of the newest run that began)."""
+    (of the newest 200, how many are in each state) and last (state of the newest that began)."""
     with get_client(sync_client=True) as client:
         return [_told(client, about) for about in _read(client, plan)]
 
 
+def _only(about: Any) -> DeploymentFilter:
+    return DeploymentFilter(id=DeploymentFilterId(any_=[about.id]))
+
+
 def _told(client: SyncPrefectClient, about: Any) -> dict[str, Any]:
     runs = client.read_flow_runs(
-        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[about.id])),
+        deployment_filter=_only(about),
         sort=FlowRunSort.START_TIME_DESC,
-        limit=200,
+        limit=LISTED,
     )
     begun = [run for run in runs if run.start_time is not None]
     flow = client.read_flow(about.flow_id).name
-    states: dict[str, int] = {}
-    for run in runs:
-        states[run.state_name or ""] = states.get(run.state_name or "", 0) + 1
+    states = Counter(run.state_name or "" for run in runs)
     return {
         "name": about.name,
         "flow": flow,
         "id": str(about.id),
         "when": about.description,
         "paused": about.paused,
-        "runs": states,
+        "runs": dict(states),
         "last": begun[0].state_name if begun else None,
     }
 
@@ -219,9 +229,10 @@ class _Watch:
         while not stop.wait(self.files.every):
             try:
                 before, told = self.look(before), ""
-            except (OSError, ValueError) as error:
-                if str(error) != told:  # once, not at every look
-                    say(f"{self.deployment}: could not look into its source: {error}")
+            except (OSError, ValueError, RuntimeError, HTTPError, PrefectException) as error:
+                # The source or the server may be back at the next look; told once, not each time.
+                if str(error) != told:
+                    say(f"{self.deployment}: could not look for new files, goes on trying: {error}")
                 told = str(error)
 
     def look(self, before: str) -> str:

@@ -142,7 +142,9 @@ def start_lasting(port: int, seconds: float) -> str:
         return url
     prefect_settings.be_quiet()
     words = [sys.executable, "-m", "prefect", "server", "start", "--background"]
-    environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"}
+    # Without it the page asks the server of the default port, whichever port it came from.
+    environment = {"PREFECT_UI_API_URL": url, **os.environ}
+    environment.pop("PREFECT_API_URL", None)
     with tempfile.TemporaryFile() as log:
         subprocess.run(
             [*words, "--host", "127.0.0.1", "--port", str(port)],

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pyarrow import compute
 
 from flows.report_parts import ColumnSection, Exhibit, Image, Row, image
 from flows.report_pictures import (
@@ -141,7 +142,7 @@ def _value(store: Store, dataset: str, spec: ColumnSpec, sample: Shown) -> NDArr
     if part_state(store, dataset, spec, sample.part) != "complete":
         return None
     index = read_table(store, index_path(dataset, spec, sample.part))
-    row = next(row for row in index.to_pylist() if row["key"] == sample.row["key"])
+    row = index.filter(compute.equal(index["key"], sample.row["key"])).to_pylist()[0]
     folder = f"{column_path(dataset, spec.column, spec.fingerprint)}/{sample.part}"
     return unpack_array(_member(store, f"{folder}/{sample.shard}", row))
 

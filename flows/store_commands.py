@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from flows.arguments import Json, Store, Workers
+from flows.arguments import Json, Store, Workers, executor_values
 from flows.command_text import gc_text, verify_text
-from flows.options import UsageError, answer, errors_for_people
+from flows.options import FAILED, UsageError, answer, errors_for_people
 
 VERIFY_EXAMPLE = "Examples: headrace verify photos; headrace verify photos --repair"
 GC_EXAMPLE = (
@@ -27,7 +27,6 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check every byte of a dataset against its manifests; exit code 1 if any is damaged."""
-    from flows.arguments import executor_values
     from flows.stages import run_verify
 
     with errors_for_people():
@@ -35,7 +34,7 @@ def verify(
         report = run_verify(store, dataset, repair, executor)
     answer(report, as_json, verify_text(dataset, report))
     if report["damaged"]:
-        raise typer.Exit(1)
+        raise typer.Exit(FAILED)
 
 
 def collect_garbage(

@@ -44,12 +44,12 @@ class IngestPlan(Strict):
 
 
 class ProbePlan(Strict):
-    """How the frozen encoders are tested; by default on the study's own dataset."""
+    """How the frozen encoders are tested, always beside themselves untrained; by default on the
+    study's own dataset."""
 
     dataset: str = ""
     test: str = ""
     kind: Literal["knn", "linear", "attentive"] = "knn"
-    untrained: bool = True
 
 
 class StudyPlan(Strict):

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -148,6 +149,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made = Server(tmp_path_factory.mktemp("prefect"))
     told = made.headrace("up", "--port", str(made.port), cwd=made.home)
     assert told["url"] == f"http://127.0.0.1:{made.port}"
+    with urllib.request.urlopen(f"{told['url']}/ui-settings", timeout=60) as answer:
+        assert json.load(answer)["api_url"] == made.api  # or the page would ask another port
     assert made.headrace("up", "--port", str(made.port), cwd=made.home) == told
     made.environment["PREFECT_API_URL"] = made.api
     yield made
@@ -193,11 +196,33 @@ def test_a_cron_fires_is_paused_and_resumed(server: Server, place: Path) -> None
         before = len(server.runs("minutely"))
         time.sleep(120)
         assert len(server.runs("minutely")) == before
+    with serving(server, place):  # what a person paused stays so when serve begins anew
+        time.sleep(20)
+        listed = server.headrace("serve", "plan.yaml", "--list", cwd=place)["deployments"]
+        assert listed[0]["paused"] is True
         server.headrace("serve", "plan.yaml", "--resume", "minutely", cwd=place)
         until(lambda: len(server.runs("minutely")) > before, 150, "resumed, and nothing came")
         listed = server.headrace("serve", "plan.yaml", "--list", cwd=place)["deployments"]
         assert listed[0]["paused"] is False
     assert read_snapshot(open_store(place / "store"), "cron") is not None
+
+
+@pytest.mark.prefect
+def test_a_watch_goes_on_without_its_server(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows import prefect_serve
+    from flows.serve_plan import NewFiles
+
+    files = NewFiles(source="raw", every=0.1)
+    watch = prefect_serve._Watch("refresh/arrivals", files, open_store("store"))
+    stop = threading.Event()
+    threading.Timer(3, stop.set).start()
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        watch.keep(stop)
+    assert capsys.readouterr().err.count("could not look for new files") == 1
 
 
 @pytest.mark.slow
