@@ -16,7 +16,8 @@ from torch import Tensor
 
 from training.inputs import side_inputs
 from training.loop import Batch, Trainer, predict, to_device
-from training.objectives import hidden_weights, unpatchify
+from training.objectives import hidden_weights
+from training.pixel_targets import unpatchify
 from training.ranks import bare
 
 HEALTH_SAMPLES = 256

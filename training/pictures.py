@@ -14,7 +14,7 @@ from training.inputs import side_inputs
 from training.loop import Batch, Trainer, to_device
 from training.models.layout import PixelLayout
 from training.models.tokens import take_tokens
-from training.objectives import patch_moments, patchify, unpatchify
+from training.pixel_targets import patch_moments, patchify, unpatchify
 
 HIDDEN_GRAY = 0.6
 GAP = 4

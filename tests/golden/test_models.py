@@ -20,16 +20,9 @@ from training.models.cropmae import CropMAE
 from training.models.families import build_model
 from training.models.satmae import SatMAE
 from training.models.tokens import take_tokens
-from training.objectives import (
-    Objective,
-    hidden_weights,
-    masked_mean,
-    patchify,
-    pixel_targets,
-    released_group_loss,
-    scale_errors,
-    token_errors,
-)
+from training.objectives import Objective, hidden_weights, masked_mean, scale_errors, token_errors
+from training.parity import released_group_loss
+from training.pixel_targets import patchify, pixel_targets
 
 Arrays = dict[str, NDArray[Any]]
 Read = Callable[[str], Arrays]

@@ -17,16 +17,10 @@ from training.difficulty import absolute_loss, relative_loss
 from training.inputs import InputNorm
 from training.models import positions
 from training.models.layout import PixelLayout
-from training.objectives import (
-    fourier_images,
-    fourier_tokens,
-    masked_mean,
-    patchify,
-    pixel_targets,
-    token_errors,
-    unpatchify,
-)
+from training.objectives import fourier_images, masked_mean, token_errors
 from training.optim import LARS, split_decay
+from training.parity import fourier_tokens
+from training.pixel_targets import patchify, pixel_targets, unpatchify
 from training.probes import knn_votes
 
 Arrays = dict[str, NDArray[Any]]

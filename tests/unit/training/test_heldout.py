@@ -15,7 +15,7 @@ from training.flops import measured_peak, sample_flops
 from training.heldout import band_errors, effective_rank, look
 from training.loop import Batch, Trainer
 from training.models.tokens import take_tokens
-from training.objectives import patchify, unpatchify
+from training.pixel_targets import patchify, unpatchify
 
 Serve = Callable[[int, int], Iterator[Batch]]
 Make = Callable[[], Trainer]

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from training.models.config import ModelConfig, ModelInput
 from training.models.families import MODELS, build_model
 from training.models.layout import PixelLayout
-from training.objectives import label_loss, patchify, pixel_targets, unpatchify
+from training.objectives import label_loss
+from training.pixel_targets import patchify, pixel_targets, unpatchify
 
 GROUPS = ((0, 1), (2,))
 SIZES = {"width": 24, "depth": 2, "heads": 2, "decoder_width": 16, "decoder_depth": 1}

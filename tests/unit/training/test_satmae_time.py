@@ -10,7 +10,7 @@ import torch
 from training.models.config import ModelConfig, ModelInput
 from training.models.families import build_model
 from training.models.satmae_time import SatMAETime
-from training.objectives import patchify
+from training.pixel_targets import patchify
 
 SIZES: dict[str, Any] = {
     "family": "satmae_time", "patch": 4, "width": 32, "depth": 2, "heads": 2, "decoder_width": 32,
