@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,75 +12,32 @@ import torch
 from pipelines.derive import derive, why
 from pipelines.executors import Executor
 from pipelines.feed import open_eval, open_feed, open_heldout
-from pipelines.ingest import ingest
-from pipelines.ingest_spec import IngestSpec
 from pipelines.rows import StaleColumnError
-from pipelines.stream import StreamConfig
-from preprocessing.masks import MaskConfig
 from preprocessing.targets import TargetConfig
 from preprocessing.views import ViewConfig
 from storage.fs import Store, open_store
-from tests.integration.raw import FIELD_PATTERN, make_fields, make_images, make_tiles, make_videos
+from tests.integration import feed_sets
+from tests.integration.feed_sets import PLAIN, joined, make_store, same
 from tests.integration.test_ingest import tree_hash
 
 DIRECT = Executor()
-HOG = (TargetConfig(kind="hog", cell=8),)
-PIXELS = (TargetConfig(kind="pixels"),)
-COMMON = {"patch": 16, "batch": 4, "seed": 5, "lanes": 4}
+STREAMS = {
+    **feed_sets.STREAMS,
+    "video": replace(
+        feed_sets.STREAMS["video"],
+        targets=(TargetConfig(kind="hog", cell=8),),
+        frozen_views=0,
+    ),
+}
+"Those of all feeds, save that no target is stored."
 
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """One store with a dataset of each modality, and the columns of the clips."""
-    folder = tmp_path_factory.mktemp("feeds")
-    store = open_store(folder / "store")
-    made = {
-        "image": (make_images(folder / "image", 14), {"shard_size": 8192, "labels": "parent"}),
-        "video": (make_videos(folder / "video", 8), {"frames": 8, "shard_size": 8192}),
-        "microscopy": (make_fields(folder / "microscopy", 4), {"pattern": FIELD_PATTERN}),
-        "satellite": (make_tiles(folder / "satellite", 8), {}),
-    }
-    for modality, (raw, values) in made.items():
-        spec = IngestSpec(modality=modality, heldout=0.2, **values)
-        ingest(store, [str(raw)], modality, spec, DIRECT)
-    derive(store, "video", {"flow": {}, "motion": {}}, DIRECT)
+    store = make_store(tmp_path_factory.mktemp("feeds"))
+    derive(store, "video", {"motion": {}}, DIRECT)
     return store
-
-
-STREAMS = {
-    "image": StreamConfig(
-        dataset="image", view=ViewConfig(size=32), mask=MaskConfig(), targets=HOG, **COMMON
-    ),
-    "video": StreamConfig(
-        dataset="video",
-        view=ViewConfig(size=48, kind="multi_scale"),
-        mask=MaskConfig(kind="mgmae"),
-        targets=HOG,
-        tubelet=2,
-        **COMMON,
-    ),
-    "microscopy": StreamConfig(
-        dataset="microscopy",
-        view=ViewConfig(size=32, kind="random_crop"),
-        mask=MaskConfig(),
-        targets=PIXELS,
-        **COMMON,
-    ),
-    "satellite": StreamConfig(
-        dataset="satellite",
-        view=ViewConfig(size=32),
-        mask=MaskConfig(),
-        targets=PIXELS,
-        groups=(("B02", "B03"), ("B08",)),
-        **COMMON,
-    ),
-}
-
-
-def same(left: dict, right: dict) -> bool:
-    return left.keys() == right.keys() and all(
-        torch.equal(left[name], right[name]) for name in left
-    )
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -107,8 +65,7 @@ def test_workers_ranks_and_resume_change_nothing(name: str, store: Store) -> Non
     for ranks in (2, 4):
         feeds = [open_feed(store, stream, rank=r, ranks=ranks, stop=3) for r in range(ranks)]
         for wanted, *shares in zip(whole[:3], *feeds, strict=True):
-            joined = {key: torch.cat([share[key] for share in shares]) for key in wanted}
-            assert same(joined, wanted)
+            assert same(joined(shares), wanted)
 
 
 @pytest.mark.slow
@@ -123,8 +80,7 @@ def test_any_ranks_and_workers_from_any_batch(name: str, workers: int, store: St
             for r in range(ranks)
         ]
         for wanted, *shares in zip(whole[start:], *feeds, strict=True):
-            joined = {key: torch.cat([share[key] for share in shares]) for key in wanted}
-            assert same(joined, wanted)
+            assert same(joined(shares), wanted)
 
 
 def test_an_epoch_holds_every_training_sample_once(store: Store) -> None:
@@ -152,13 +108,7 @@ def test_heldout_batches_are_fixed_and_apart(store: Store) -> None:
 
 
 def test_eval_has_labels(store: Store) -> None:
-    stream = StreamConfig(
-        dataset="image",
-        view=ViewConfig(size=32, kind="center", flip=False),
-        mask=MaskConfig(),
-        targets=(),
-        **COMMON,
-    )
+    stream = replace(PLAIN, view=ViewConfig(size=32, kind="center", flip=False))
     batches = list(open_eval(store, stream))
     labels = [label for batch in batches for label in batch["label"]]
     assert sorted(set(labels)) == ["coarse", "fine"]
@@ -166,16 +116,12 @@ def test_eval_has_labels(store: Store) -> None:
 
 
 def test_limited_samples_are_the_same_each_time(store: Store) -> None:
-    from dataclasses import replace
-
     feed = open_feed(store, replace(STREAMS["image"], samples=8))
     assert feed.samples == 8
     assert feed.batches_per_epoch == 2
 
 
 def test_stored_hog_equals_online_hog_within_its_bound(store: Store) -> None:
-    from dataclasses import replace
-
     column = TargetConfig(kind="hog", cell=8, source="column")
     stored = replace(STREAMS["image"], targets=(column,), frozen_views=3)
     online = replace(STREAMS["image"], frozen_views=3)
