@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -33,7 +34,7 @@ from training.feeds import (
 from training.flops import measured_peak, sample_flops
 from training.guard import BadStep, DivergedError
 from training.import_weights import load_weights
-from training.loop import Trainer, train
+from training.loop import Batch, Trainer, train
 from training.mixing import pin_snapshots
 from training.ranks import Place, bare, open_place, stop_on_signals, wait_for_all
 from training.recipe import Recipe, make_recipe, read_recipe, recipe_fingerprint, resolve
@@ -59,6 +60,16 @@ class RunError(RuntimeError):
 
 class Stopped(KeyboardInterrupt):
     """SIGINT or SIGTERM came, and the state was saved."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What one process of a run works on."""
+
+    store: Store
+    recipe: Recipe
+    run: str
+    place: Place
 
 
 def pretrain(
@@ -89,11 +100,12 @@ def pretrain(
         Stopped: SIGINT or SIGTERM came; the state is saved.
     """
     with open_place() as place:
-        recipe, done = _begin(store, recipe, run, place, resume)
+        job = Job(store=store, recipe=recipe, run=run, place=place)
+        job, done = _begin(job, resume)
         while done < recipe.steps:
             opened = open_recipe(
                 store,
-                recipe,
+                job.recipe,
                 rank=place.rank,
                 ranks=place.ranks,
                 start=done,
@@ -102,38 +114,18 @@ def pretrain(
                 kind=feed,
             )
             try:
-                done = _train(store, recipe, run, place, opened, (done, progress))
+                done = _train(job, opened, done, progress)
             except BadStep as bad:
-                _note(store, recipe, run, place, opened, (bad, done))
-                recipe, done = _begin(store, recipe, run, place, resume=True)
+                _pass_over(job, opened, bad, done)
+                job, done = _begin(job, resume=True)
             finally:
                 opened.close()
-        return _finish(store, recipe, run, place)
+        return _finish(job)
 
 
-def _note(
-    store: Store, recipe: Recipe, run: str, place: Place, feed: Feed, found: tuple[BadStep, int]
-) -> None:
-    """Keep and tell which batch is passed over from now on.
-
-    Raises:
-        DivergedError: it is one too many; on all ranks.
-    """
-    bad, began = found
-    back_to = max([step for step in list_checkpoints(store, run) if step > began], default=began)
-    skips = read_skips(store, run)
-    wait_for_all(place)
-    told = note_skip(skips, bad, members_of(feed, bad.step), back_to, (run, recipe.guard.most))
-    if place.first:
-        write_skips(store, run, skips)
-    wait_for_all(place)
-    say(place, told)
-
-
-def _begin(
-    store: Store, recipe: Recipe, run: str, place: Place, resume: bool
-) -> tuple[Recipe, int]:
-    """Return the recipe with its snapshot fixed, and how many steps are finished."""
+def _begin(job: Job, resume: bool) -> tuple[Job, int]:
+    """Return the job with its snapshot fixed, and how many steps are finished."""
+    store, run, recipe = job.store, job.run, job.recipe
     record = read_record(store, run)
     steps = list_checkpoints(store, run)
     if record is not None and not resume:
@@ -142,31 +134,30 @@ def _begin(
                 f"run {run}: exists, with {steps[-1]} of {record['recipe']['steps']} steps done. "
                 "Add --resume to continue it, or choose another --run."
             )
-        _forget(store, run, place)
+        _forget(job)
         record = None
     recipe = pin_begin(store, recipe, record)
     if record is None:
-        return recipe, first_step(recipe)
+        return replace(job, recipe=recipe), first_step(recipe)
     recipe = pin_snapshots(recipe, record["provenance"])
     # Built again, as settings that are newer than the record have their defaults in it.
     if recipe_fingerprint(recipe) != recipe_fingerprint(make_recipe(record["recipe"])):
         raise RunError(
             f"run {run}: was begun with {_difference(record['recipe'], resolve(recipe))}. A run "
-            "keeps its recipe. "
-            "Give the same settings, or choose another --run."
+            "keeps its recipe. Give the same settings, or choose another --run."
         )
-    return recipe, steps[-1] if steps else first_step(recipe)
+    return replace(job, recipe=recipe), steps[-1] if steps else first_step(recipe)
 
 
-def _forget(store: Store, run: str, place: Place) -> None:
+def _forget(job: Job) -> None:
     """Remove the records of a run that ended before its first checkpoint: it begins anew, maybe by
     another recipe.
     """
-    wait_for_all(place)
-    if place.first:
+    wait_for_all(job.place)
+    if job.place.first:
         for name in ("skipped.json", "failed.json", "run.json"):
-            store.delete(f"runs/{run}/{name}")
-    wait_for_all(place)
+            job.store.delete(f"runs/{job.run}/{name}")
+    wait_for_all(job.place)
 
 
 def _difference(old: dict[str, Any], new: dict[str, Any], where: str = "") -> str:
@@ -180,22 +171,46 @@ def _difference(old: dict[str, Any], new: dict[str, Any], where: str = "") -> st
     return "; ".join(text for text in told if text)
 
 
-def _train(
-    store: Store, recipe: Recipe, run: str, place: Place, feed: Feed, plan: tuple[Any, ...]
-) -> int:
+def _train(job: Job, feed: Feed, done: int, progress: Progress | None) -> int:
     """Take the steps that are left; returns how many are finished."""
-    done, progress = plan
     source = iter(feed)
     first = next(source)
-    main = main_batch(feed, first)
-    about = about_input(recipe, main, feed.channels, dict(feed.stats))
+    session = _open_session(job, feed, main_batch(feed, first), done)
+    # The state comes last, as opening feeds and models draws from the generators that it sets.
+    if list_checkpoints(job.store, job.run):
+        state = read_checkpoint(job.store, job.run, done, device=str(job.place.device))
+        restore(session.trainer, state)
+    else:
+        load_begin(job.store, job.recipe, session.trainer)
+    skips = {skip["step"] for skip in read_skips(job.store, job.run)}
+    left = range(done, job.recipe.steps)
+    with stop_on_signals(job.place) as stop:
+        hooks = Recorder(session, stop, progress).hooks()
+        finished = train(session.trainer, chain([first], source), left, hooks, skips)
+    wait_for_all(job.place)
+    if stop.signal and finished < job.recipe.steps:
+        raise Stopped(f"run {job.run}: saved at step {finished}; add --resume to continue")
+    return finished
+
+
+def _open_session(job: Job, feed: Feed, batch: Batch, done: int) -> Session:
+    """Return a run at its first state, recorded if it is new.
+
+    Args:
+        batch: the first one of the recipe's first dataset, or an example of it.
+        done: steps that are finished.
+    """
+    store, recipe, run, place = job.store, job.recipe, job.run, job.place
+    about = about_input(recipe, batch, feed.channels, dict(feed.stats))
     trainer = make_trainer(recipe, about, place)
     about["parameters"] = count_parameters(trainer)
     if recipe.init and not done:
         about["init"] = _start_from(trainer, recipe.init)
-    provenance = _record_run(store, recipe, run, feed, about, place)
+    provenance = _record_run(job, feed, about)
     heldout = open_heldout_of(store, feed) if place.first else None
-    session = Session(
+    if place.first:
+        drop_curves(store, run, after=done)
+    return Session(
         store=store,
         recipe=recipe,
         run=run,
@@ -204,27 +219,13 @@ def _train(
         metrics=Metrics(store, run, done),
         feed=feed,
         heldout=heldout,
-        example=pick_example(heldout, main),
+        example=pick_example(heldout, batch),
         about=provenance,
         keys=partial(keys_of, feed),
         probe=probe_while_training(store, recipe) if place.first else None,
         spare=spared_steps(recipe),
-        speed=_speed(trainer, main, recipe) if place.first else {},
+        speed=_speed(trainer, batch, recipe) if place.first else {},
     )
-    if place.first:
-        drop_curves(store, run, after=done)
-    skips = {skip["step"] for skip in read_skips(store, run)}
-    if list_checkpoints(store, run):  # last, as opening a feed draws from the generators
-        restore(trainer, read_checkpoint(store, run, done, device=str(place.device)))
-    else:
-        load_begin(store, recipe, trainer)
-    with stop_on_signals(place) as stop:
-        hooks = Recorder(session, stop, progress).hooks()
-        finished = train(trainer, chain([first], source), range(done, recipe.steps), hooks, skips)
-    wait_for_all(place)
-    if stop.signal and finished < recipe.steps:
-        raise Stopped(f"run {run}: saved at step {finished}; add --resume to continue")
-    return finished
 
 
 def _start_from(trainer: Trainer, path: str) -> dict[str, Any]:
@@ -236,52 +237,72 @@ def _start_from(trainer: Trainer, path: str) -> dict[str, Any]:
     return loaded.record()
 
 
-def _speed(trainer: Trainer, batch: dict[str, Any], recipe: Recipe) -> dict[str, float]:
+def _speed(trainer: Trainer, batch: Batch, recipe: Recipe) -> dict[str, float]:
     peak = recipe.peak_flops or measured_peak(trainer.device, recipe.precision)
     return {"flops": sample_flops(trainer, batch), "peak": peak}
 
 
-def _finish(store: Store, recipe: Recipe, run: str, place: Place) -> dict[str, Any]:
-    """Return the summary of a run, and keep it with the run."""
-    parameters = read_run(store, run)["input"]["parameters"]
-    summary = sum_up(run, recipe, read_metrics(store, run), parameters)
-    if place.first:
-        write_record(store, run, "summary.json", summary)
-        prune_checkpoints(store, run, recipe.keep, spared_steps(recipe))
-        store.delete_abandoned(f"runs/{run}")
-    return summary
-
-
-def _record_run(
-    store: Store, recipe: Recipe, run: str, feed: Feed, about: dict[str, Any], place: Place
-) -> dict[str, Any]:
+def _record_run(job: Job, feed: Feed, about: dict[str, Any]) -> dict[str, Any]:
     """Return what each checkpoint is to say of code and data; the first rank of a new run writes
     its record.
     """
-    values = resolve(pin_snapshots(recipe, feed.fingerprints))
+    values = resolve(pin_snapshots(job.recipe, feed.fingerprints))
     provenance = {
         **feed.fingerprints,
         "recipe_fingerprint": recipe_fingerprint(make_recipe(values)),
         "code": code_version(),
         "torch": torch.__version__,
     }
-    old = read_record(store, run)
+    old = read_record(job.store, job.run)
     if old is not None and old["provenance"]["fingerprint"] != feed.fingerprints["fingerprint"]:
         raise RunError(
-            f"run {run}: read snapshot {old['provenance']['fingerprint'][:12]} before, now "
+            f"run {job.run}: read snapshot {old['provenance']['fingerprint'][:12]} before, now "
             f"{feed.fingerprints['fingerprint'][:12]}. A run keeps its data; choose another --run."
         )
-    if old is None and place.first:
+    if old is None and job.place.first:
         record = {
-            "name": run,
+            "name": job.run,
             "recipe": values,
             "provenance": provenance,
             "input": about,
             "batches_per_epoch": feed.batches_per_epoch,
             "remainder": feed.remainder,
         }
-        write_record(store, run, "run.json", record)
+        write_record(job.store, job.run, "run.json", record)
     return provenance
+
+
+def _pass_over(job: Job, feed: Feed, bad: BadStep, began: int) -> None:
+    """Keep and tell which batch is passed over from now on.
+
+    Args:
+        began: steps that were finished when this part of the run began.
+
+    Raises:
+        DivergedError: it is one too many; on all ranks.
+    """
+    store, run, place = job.store, job.run, job.place
+    back_to = max([step for step in list_checkpoints(store, run) if step > began], default=began)
+    skips = read_skips(store, run)
+    wait_for_all(place)
+    samples = members_of(feed, bad.step)
+    told = note_skip(skips, bad, samples, back_to, run=run, most=job.recipe.guard.most)
+    if place.first:
+        write_skips(store, run, skips)
+    wait_for_all(place)
+    say(place, told)
+
+
+def _finish(job: Job) -> dict[str, Any]:
+    """Return the summary of a run, and keep it with the run."""
+    store, recipe, run = job.store, job.recipe, job.run
+    parameters = read_run(store, run)["input"]["parameters"]
+    summary = sum_up(run, recipe, read_metrics(store, run), parameters)
+    if job.place.first:
+        write_record(store, run, "summary.json", summary)
+        prune_checkpoints(store, run, recipe.keep, spared_steps(recipe))
+        store.delete_abandoned(f"runs/{run}")
+    return summary
 
 
 def main() -> None:

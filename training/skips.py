@@ -29,17 +29,20 @@ def note_skip(
     bad: BadStep,
     samples: list[dict[str, Any]],
     back_to: int,
-    limits: tuple[str, int],
+    *,
+    run: str,
+    most: int,
 ) -> str:
     """Add a batch to those that are passed over; returns what is to be told.
 
     Args:
-        limits: name of the run, and how many batches it may pass over.
+        samples: dataset, shard and key of each sample of the batch.
+        back_to: step of the checkpoint that the run goes back to.
+        most: batches that the run may pass over.
 
     Raises:
         DivergedError: it is one too many.
     """
-    run, most = limits
     told = f"run {run}, {bad}. Its batch held {name_samples(samples)}"
     if len(skips) >= most:
         raise DivergedError(
