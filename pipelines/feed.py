@@ -127,6 +127,7 @@ class _Ahead:
         "the loader's iterator, which owns the workers"
         self.loans: Loans | None = None
         "the workers' memory that is in use here"
+        self._closed = False
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -134,6 +135,7 @@ class _Ahead:
     def __iter__(self) -> Iterator[Told]:
         if not len(self.numbers):
             return
+        self._closed = False
         with ThreadPoolExecutor(1) as starter:
             with one_thread():
                 first = self.course.build(self.course.task(self.numbers[0]))
@@ -158,6 +160,8 @@ class _Ahead:
         self.loans = Loans(self.workers)
         batches = _Batches(self.course, left, self.loans.used)
         self.started = iter(_load(batches, self.workers, _LOOK_SECONDS)) if left else None
+        if self._closed:  # meanwhile
+            self.started = None
 
     def _next(self) -> Told:
         """Return the next batch; torch looks whether its workers live only when it gives up."""
@@ -174,7 +178,8 @@ class _Ahead:
                     raise
 
     def close(self) -> None:
-        """Stop the workers."""
+        """Stop the workers, those too that are being started."""
+        self._closed = True
         self.started = None
 
 

@@ -44,6 +44,17 @@ def test_a_killed_worker_is_replaced(store: Store) -> None:
     feed.close()
 
 
+def test_a_feed_that_is_closed_while_workers_start_keeps_none(store: Store) -> None:
+    feed = open_feed(store, PLAIN, stop=STOP, workers=2)
+    batches = iter(feed._source)
+    next(batches)  # built here, while the workers start
+    feed.close()
+    batches.close()
+    assert feed._source.started is None
+    assert len(list(feed)) == STOP  # and may be asked again
+    feed.close()
+
+
 def test_workers_leave_the_generator_of_the_trainer_alone(store: Store) -> None:
     before = torch.get_rng_state()
     for workers in (0, 1):
