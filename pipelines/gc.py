@@ -20,8 +20,8 @@ from storage.writers import abandoned_files, remove_empty_folder, removing
 SHOWN = 100
 "Paths that the result lists."
 _COLUMN_HOURS = 1.0
-"Age from which a column's folder without its `column.json` is nobody's: a derive that has begun"
-"writes an artefact first."
+"""Age from which a column's folder without its `column.json` is nobody's: a derive that has begun
+writes an artefact first."""
 _TABLES = {"manifest.parquet", "rejects.parquet", "inputs.parquet"}
 
 

@@ -21,7 +21,7 @@ _NUMBERED = re.compile(r"(\d{6,})\.json")
 
 
 class SnapshotError(RuntimeError):
-    """A snapshot that is damaged, of a newer format, or that cannot be committed."""
+    """A snapshot that is damaged, of another format, or that cannot be committed."""
 
 
 class SnapshotMoved(SnapshotError):
@@ -161,8 +161,9 @@ def _parse(data: bytes, path: str) -> Snapshot:
         content = json.loads(data)
         version = content["format"]
         if version != FORMAT:
+            newer = "Update headrace" if version > FORMAT else "Ingest into another dataset"
             raise SnapshotError(
-                f"{path}: has format {version}, this version reads {FORMAT}. Update headrace."
+                f"{path}: has format {version}, this version reads {FORMAT}. {newer}."
             )
         parts = tuple(PartEntry(**part) for part in content["parts"])
         snapshot = Snapshot(content["dataset"], content["number"], parts, content["settings"])
