@@ -44,7 +44,7 @@ from training.pretrain import pretrain
 from training.probes import Features, knn_right, linear_right
 from training.ranks import Place
 from training.recipe import make_recipe, read_recipe
-from training.runs import read_record
+from training.runs import read_record, read_run
 
 TILE = 32
 EUROSAT = "B01 B02 B03 B04 B05 B06 B07 B08 B09 B10 B11 B12 B8A"
@@ -156,8 +156,7 @@ def probes(
     store: Store, run: str, dataset: str, trial: Trial, untrained: bool
 ) -> tuple[float, float]:
     """Return the accuracy of kNN and of the linear probe on a run's encoder."""
-    record = read_record(store, run)
-    assert record is not None
+    record = read_run(store, run)
     recipe = make_recipe(record["recipe"])
     trainer = make_trainer(recipe, record["input"], Place(0, 1, torch.device("cpu")))
     if not untrained:

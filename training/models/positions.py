@@ -58,17 +58,6 @@ def sincos_groups(width: int, groups: int) -> Tensor:
     return _as_table(sincos_1d(width, np.arange(groups)), False)
 
 
-def sincos_dates(width: int, stamps: ArrayLike) -> Tensor:
-    """Return SatMAE's time table (n, width): a third each of year - 2002, month - 1 and hour.
-
-    Args:
-        width: values a date: 384 in the encoder, 192 in the decoder.
-        stamps: (n, 3) year - 2002, month - 1, hour.
-    """
-    columns = np.asarray(stamps, dtype=np.float64).T
-    return _as_table(np.concatenate([sincos_1d(width // 3, c) for c in columns], axis=1), False)
-
-
 def resize_table(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
     """Return a (1, [1+]N, D) table on another grid: bicubic, a leading class row copied."""
     extra = table.shape[1] - old[0] * old[1]

@@ -90,8 +90,12 @@ class SatMAETime(nn.Module):
 
 
 def embed_dates(dates: Tensor, width: int) -> Tensor:
-    """Return (B, T, width) float32: a third each for year, month and hour of dates (B, T, 3),
-    half sines, then half cosines.
+    """Return SatMAE's time table (B, T, width) float32: of each date a third each for year - 2002,
+    month - 1 and hour; of each third half sines, then half cosines.
+
+    Args:
+        dates: (B, T, 3) year - 2002, month - 1, hour.
+        width: values a date: 384 in the released encoder, 192 in its decoder.
     """
     half = width // 6
     rates = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=dates.device) / half)
