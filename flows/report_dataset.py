@@ -51,7 +51,10 @@ def dataset_section(store: Store, name: str) -> DatasetSection:
             **{key: described[key] for key in ("inputs", "written", "duplicates", "rejects")}
         ),
         reject_causes=_causes(store, name),
-        splits=described["splits"],
+        splits={
+            shown: described["splits"].get(split, 0)
+            for split, shown in (("train", "to train on"), ("heldout", "held out"))
+        },
         labels=_labels(snapshot),
         sizes=_sizes(snapshot),
         duplicates=_duplicates(store, snapshot),

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from flows.report_curves import Series
 
-LOSSY, LOSSLESS = 84, 101
-"WebP qualities; above 100 is lossless."
+QUALITY = 84
+"Of WebP, of at most 100."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,8 +25,6 @@ class Image:
     width: int
     height: int
     caption: str = ""
-    sharp: bool = False
-    "enlarge in squares, without smoothing"
     frames: int = 1
     "of a strip: how many frames of equal width stand side by side, 4 px apart"
 
@@ -36,17 +34,10 @@ class Image:
         return f"data:{self.media};base64,{base64.b64encode(self.data).decode()}"
 
 
-def image(
-    picture: NDArray[np.uint8],
-    caption: str = "",
-    *,
-    lossless: bool = False,
-    sharp: bool = False,
-    frames: int = 1,
-) -> Image:
+def image(picture: NDArray[np.uint8], caption: str = "", *, frames: int = 1) -> Image:
     """Encode a (H, W, 3) or (H, W, 4) picture as WebP."""
     order = [2, 1, 0, 3][: picture.shape[2]]
-    quality = [cv2.IMWRITE_WEBP_QUALITY, LOSSLESS if lossless else LOSSY]
+    quality = [cv2.IMWRITE_WEBP_QUALITY, QUALITY]
     data = cv2.imencode(".webp", np.ascontiguousarray(picture[..., order]), quality)[1].tobytes()
     height, width = picture.shape[:2]
     return Image(
@@ -55,7 +46,6 @@ def image(
         width=width,
         height=height,
         caption=caption,
-        sharp=sharp,
         frames=frames,
     )
 
@@ -79,11 +69,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Exhibit:
-    """Strips of one sample that belong below each other: frames, flow, mask, reconstruction."""
+    """Strips of one sample that belong below each other: frames and flow, frames and mask."""
 
     title: str
     rows: tuple[Row, ...]
-    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,7 +153,6 @@ class Chart:
     x_label: str
     y_label: str
     series: tuple[Series, ...]
-    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,7 +193,6 @@ class RunSection:
     "who waits for whom, and what would change it"
     charts: tuple[Chart, ...] = ()
     masks: tuple[Exhibit, ...] = ()
-    reconstructions: tuple[Exhibit, ...] = ()
     pictures: tuple[Image, ...] = ()
     "pictures that the run left while it trained, oldest first"
     throughput: Table | None = None
@@ -229,4 +216,3 @@ class ReportData:
     "curves of several runs over common axes"
     datasets: tuple[DatasetSection, ...] = ()
     runs: tuple[RunSection, ...] = ()
-    footer: str = ""

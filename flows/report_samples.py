@@ -40,8 +40,8 @@ from storage.shards import ShardReader
 from storage.snapshots import Snapshot, part_path
 
 SHOWN_FRAMES = 6
-THUMBNAIL, EXHIBIT = 120, 150
-"Longer edges in px."
+THUMBNAIL, EXHIBIT = 120, 144
+"Longer edges in px; six exhibits and their label fill a page of 1080 px."
 
 
 @dataclass(frozen=True, slots=True)

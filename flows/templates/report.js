@@ -35,7 +35,6 @@
       const small = button.querySelector("img");
       shown.src = small.src;
       shown.alt = small.alt;
-      shown.className = small.className;
       shown.dataset.width = small.getAttribute("width");
       slider.max = small.dataset.frames || 1;
       slider.value = 0;

@@ -35,9 +35,7 @@ def picture(size: int = 8) -> np.ndarray:
 
 def sample_data(books: Books | None = None) -> ReportData:
     """Return a report of one dataset with one run, every part filled."""
-    exhibit = Exhibit(
-        title="clip_07", note="2.0 px", rows=(Row(label="flow", image=image(picture())),)
-    )
+    exhibit = Exhibit(title="clip_07", rows=(Row(label="flow", image=image(picture())),))
     dataset = DatasetSection(
         name="clips",
         modality="video",
@@ -83,7 +81,6 @@ def sample_data(books: Books | None = None) -> ReportData:
             ),
         ),
         masks=(exhibit,),
-        reconstructions=(exhibit,),
         pictures=(image(picture(), "step 100"), image(picture(), "step 200")),
         throughput=Table(heads=("part", "share"), rows=(("waiting for data", 0.03),)),
         probes=(
@@ -93,7 +90,7 @@ def sample_data(books: Books | None = None) -> ReportData:
         ),
         provenance={"snapshot": "abcdef"},
     )
-    return ReportData(title="a & b", datasets=(dataset,), runs=(run,), footer="headrace")
+    return ReportData(title="a & b", datasets=(dataset,), runs=(run,))
 
 
 class Links(HTMLParser):
@@ -169,7 +166,7 @@ def test_run_without_its_dataset_stands_alone() -> None:
 
 
 def test_image_knows_its_size() -> None:
-    shown = image(picture(12), "caption", lossless=True)
+    shown = image(picture(12), "caption")
     assert (shown.width, shown.height) == (12, 12)
     assert shown.uri.startswith("data:image/webp;base64,")
 
