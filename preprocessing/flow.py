@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 
 FLOW_STEP = 1 / 64
 "Stored vectors are whole multiples of this, in px: at most half of it is lost."
-FLOW_LIMIT = 32767 * FLOW_STEP
-"Larger vectors are stored as this, in px."
 _MIN_EDGE = 16
 "DIS refuses frames smaller than its patches at the coarsest scale."
 
