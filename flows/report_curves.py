@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 440, 230
-LEFT, RIGHT, TOP, BOTTOM = 58, 10, 10, 42
+LEFT, RIGHT, TOP, BOTTOM = 68, 10, 10, 42
 MOST_POINTS = 160
 "Points of a series that are drawn; of longer ones every k-th, and the last."
 
@@ -94,7 +94,7 @@ def _axes(
         parts.append(_text(at, bottom + 18, number(x), "middle"))
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label, "middle"))
     middle = (TOP + HEIGHT - BOTTOM) / 2
-    parts.append(_text(14, middle, y_label, "middle", f' transform="rotate(-90 14 {middle})"'))
+    parts.append(_text(10, middle, y_label, "middle", f' transform="rotate(-90 10 {middle})"'))
     return "".join(parts)
 
 

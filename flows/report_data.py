@@ -25,7 +25,9 @@ def write_report(store: str, names: Sequence[str], output: Path) -> Path:
     runs = tuple(run_section(place, name) for name in names if name not in known)
     data = ReportData(
         title=" · ".join(names) if len(names) <= 2 else "headrace report",
-        subtitle=f"{_count(len(datasets), 'dataset')}, {_count(len(runs), 'run')}",
+        subtitle=", ".join(
+            _count(len(some), what) for some, what in ((datasets, "dataset"), (runs, "run")) if some
+        ),
         summary=_summary(datasets, runs) if len(names) > 1 else None,
         datasets=datasets,
         runs=runs,
