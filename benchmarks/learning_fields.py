@@ -36,13 +36,11 @@ from pipelines.ingest_spec import IngestSpec
 from storage.fs import Store, open_store
 from storage.manifest import read_table
 from storage.snapshots import part_path
-from training.assemble import make_trainer
-from training.checkpoints import read_checkpoint
 from training.features import encode
 from training.feeds import eval_stream
+from training.frozen import fresh_trainer, load_kept
 from training.pretrain import pretrain
 from training.probes import Features, knn_right, linear_right
-from training.ranks import Place
 from training.recipe import make_recipe, read_recipe
 from training.runs import read_record, read_run
 
@@ -158,9 +156,9 @@ def probes(
     """Return the accuracy of kNN and of the linear probe on a run's encoder."""
     record = read_run(store, run)
     recipe = make_recipe(record["recipe"])
-    trainer = make_trainer(recipe, record["input"], Place(0, 1, torch.device("cpu")))
+    trainer = fresh_trainer(record, torch.device("cpu"))
     if not untrained:
-        trainer.model.load_state_dict(read_checkpoint(store, run)["model"])
+        load_kept(trainer, store, run)
     encoded = encode(trainer, open_eval(store, eval_stream(recipe, dataset)))
     found = encoded.features, encoded.keys
     taught, asked = split(found, samples_of(store, dataset), trial)

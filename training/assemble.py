@@ -38,18 +38,19 @@ def about_input(
             )
         picked = band_numbers(channels, names)
         stats = {name: [values[i] for i in picked] for name, values in stats.items()}
-    widths = {t.kind: 0 for t in recipe.target if t.kind == "pixels"}
+    widths = {}
     for target in recipe.target:
-        if target.source == "inputs":
+        if target.kind == "pixels":
+            widths["pixels"] = 0  # the model's family knows how many
+        elif target.source == "inputs":
             widths[target.kind] = seen_width(target, shape[1], recipe.model.patch)
-        elif target.kind != "pixels":
+        else:
             widths[target.kind] = batch[f"targets.{target.kind}"].shape[-1]
-    ordered = {target.kind: widths[target.kind] for target in recipe.target}
     return {
         "channels": names or channels,
         "shape": list(shape[1:]),
         "stats": stats,
-        "widths": ordered,
+        "widths": widths,
     }
 
 
@@ -60,9 +61,7 @@ def make_trainer(recipe: Recipe, about: dict[str, Any], place: Place) -> Trainer
     torch.manual_seed(recipe.seed)
     shape = about["shape"]
     model = build_model(recipe.model, model_input(recipe, about))
-    layout = model.layout
     model.to(place.device)
-    optim = recipe.optim
     if recipe.recompute:
         recompute_blocks(model)
     if recipe.compile:
@@ -72,14 +71,14 @@ def make_trainer(recipe: Recipe, about: dict[str, Any], place: Place) -> Trainer
         inputs=InputNorm(recipe.model.norm_input, shape[0], about["stats"]).to(place.device),
         objective=Objective(
             recipe.target,
-            layout,
+            model.layout,
             about.get("channels") or (),
             LEVELS.get(recipe.model.norm_input, 0),
         ),
-        optimizer=make_optimizer(model, optim),
-        rate=rate_of(optim, recipe.steps, first_task=recipe.begin.count == "on"),
+        optimizer=make_optimizer(model, recipe.optim),
+        rate=rate_of(recipe.optim, recipe.steps, first_task=recipe.begin.count == "on"),
         device=place.device,
-        clip=optim.clip,
+        clip=recipe.optim.clip,
         accumulate=recipe.accumulate,
         precision=recipe.precision,
         scaler=torch.amp.GradScaler(place.device.type, enabled=recipe.precision == "fp16"),

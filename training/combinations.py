@@ -79,16 +79,20 @@ def _check_parts(recipe: Recipe) -> None:
             f"model.family {family} has a decoder, but decoder_width, decoder_depth and "
             f"decoder_heads are {', '.join(map(str, sizes))}. Set all three, such as 512, 8, 16."
         )
-    labelled = [target.kind for target in recipe.target] == ["label"]
-    if labelled != (family == "videomae_labels"):
+    kinds = [target.kind for target in recipe.target]
+    if (kinds == ["label"]) != (family == "videomae_labels"):
         raise ValueError(
-            f"model.family is {family}, targets are {', '.join(t.kind for t in recipe.target)}; "
-            "the target label, and it alone, is for videomae_labels. Change one of them."
+            f"model.family is {family}, targets are {', '.join(kinds)}; the target label, and it "
+            "alone, is for videomae_labels. Change one of them."
         )
     if recipe.batch % recipe.accumulate:
         raise ValueError(
             f"batch is {recipe.batch}, accumulate is {recipe.accumulate}; it must divide the "
             "batch. Change one of them."
+        )
+    if len(set(kinds)) < len(kinds):
+        raise ValueError(
+            f"targets are {', '.join(kinds)}; each kind has one prediction, so name it once."
         )
     for target in recipe.target:
         if target.kind == "hog" and model.patch % target.cell:

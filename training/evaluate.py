@@ -15,18 +15,15 @@ import torch
 from torch import Tensor
 
 from storage.fs import Store
-from training.assemble import make_trainer
-from training.checkpoints import read_checkpoint
 from training.confidence import interval, split_groups
 from training.features import encode, told
 from training.feeds import eval_stream, open_labelled
+from training.frozen import fresh_trainer, load_kept
 from training.loop import Trainer
 from training.probes import OF_TOKENS, SEEDED, Features, knn_right, probe_named
-from training.ranks import Place, bare
 from training.recipe import Recipe, make_recipe
 from training.runs import read_run, write_record
 from training.session import Progress
-from training.state import kept_weights
 
 MIN_QUERIES = 20
 "Fewer labelled held-out samples than this, and all samples are taught and asked in turn."
@@ -203,10 +200,9 @@ def _encode(
     store, record = asked_for.store, asked_for.record
     recipe = make_recipe(record["recipe"])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = make_trainer(recipe, record["input"], Place(0, 1, device))
+    trainer = fresh_trainer(record, device)
     if not fresh:
-        state = read_checkpoint(store, record["name"], device=str(device))
-        bare(trainer.model).load_state_dict(kept_weights(state))
+        load_kept(trainer, store, record["name"])
     feed, groups = open_labelled(store, eval_stream(recipe, dataset), split)
     batches = told(feed, len(feed), asked_for.progress, f"encode {dataset}")
     found = encode(trainer, batches, tokens=asked_for.probe in OF_TOKENS)

@@ -13,6 +13,7 @@ from storage.fs import Store
 from training.assemble import make_trainer
 from training.checkpoints import list_checkpoints, read_checkpoint
 from training.inputs import InputNorm
+from training.loop import Trainer
 from training.ranks import Place, bare
 from training.recipe import Recipe, make_recipe
 from training.runs import read_run
@@ -47,18 +48,32 @@ def read_trained(store: Store, run: str, step: int | None = None) -> Trained:
         CheckpointError: it has no such checkpoint.
     """
     record = read_run(store, run)
-    recipe = make_recipe(record["recipe"])
-    trainer = make_trainer(recipe, record["input"], Place(0, 1, torch.device("cpu")))
-    model = bare(trainer.model)
-    model.load_state_dict(kept_weights(read_checkpoint(store, run, step)))
+    trainer = fresh_trainer(record, torch.device("cpu"))
+    load_kept(trainer, store, run, step)
     return Trained(
         run=run,
         step=list_checkpoints(store, run)[-1] if step is None else step,
-        recipe=recipe,
+        recipe=make_recipe(record["recipe"]),
         about=record["input"],
-        model=model.eval(),
+        model=bare(trainer.model).eval(),
         inputs=trainer.inputs,
     )
+
+
+def fresh_trainer(record: dict[str, Any], device: torch.device) -> Trainer:
+    """Return the trainer that a run began with, by its record: untrained, alone on a device."""
+    return make_trainer(make_recipe(record["recipe"]), record["input"], Place(0, 1, device))
+
+
+def load_kept(trainer: Trainer, store: Store, run: str, step: int | None = None) -> None:
+    """Give a trainer the weights of a run's checkpoint, the averaged ones if it has them; None
+    takes the newest.
+
+    Raises:
+        CheckpointError: it has no such checkpoint.
+    """
+    state = read_checkpoint(store, run, step, device=str(trainer.device))
+    bare(trainer.model).load_state_dict(kept_weights(state))
 
 
 def encoder_bytes(store: Store, run: str, step: int | None = None) -> bytes:

@@ -22,10 +22,9 @@ from torch import Tensor, nn
 
 from preprocessing.vit_names import timm_names
 from storage.fingerprint import sha256_hex
-from training.assemble import make_trainer
 from training.export import CONFIG, VERSION, WEIGHTS
-from training.frozen import Trained
-from training.ranks import Place, bare
+from training.frozen import Trained, fresh_trainer
+from training.ranks import bare
 from training.recipe import make_recipe
 
 _FOLDER_FILES = (WEIGHTS, "pytorch_model.bin")
@@ -101,14 +100,13 @@ def load_exported(folder: str | Path) -> Trained:
             f"{folder}: is no export of layout headrace, version {VERSION}. Those of timm and "
             "Hugging Face are loaded by their libraries; as first weights by init=FOLDER."
         )
-    recipe = make_recipe(config["recipe"])
-    trainer = make_trainer(recipe, config["input"], Place(0, 1, torch.device("cpu")))
+    trainer = fresh_trainer(config, torch.device("cpu"))
     model = bare(trainer.model)
     model.load_state_dict(safetensors.torch.load_file(Path(folder) / WEIGHTS))
     return Trained(
         run=config["run"],
         step=config["step"],
-        recipe=recipe,
+        recipe=make_recipe(config["recipe"]),
         about=config["input"],
         model=model.eval(),
         inputs=trainer.inputs,

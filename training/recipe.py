@@ -310,7 +310,7 @@ def _tuple_value(arguments: tuple[Any, ...], value: Any, where: str) -> tuple[An
 
 
 def _scalar(hint: Any, value: Any, where: str) -> Any:
-    if hint is Any or typing.get_origin(hint) is typing.Literal:
+    if hint is Any:
         return value
     # PyYAML reads 1e-3 as text: YAML 1.1 wants 1.0e-3.
     if hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):

@@ -66,6 +66,7 @@ def test_words_replace_values_of_the_file() -> None:
         ("accumulate=5", r"batch is 32, accumulate is 5; it must divide the batch"),
         ("target=[{kind: label}]", r"the target label, and it alone, is for videomae_labels"),
         ("target=[{kind: hog, cell: 5}]", r"cell=5, model\.patch is 16; .* whole cells"),
+        ("target=[{kind: pixels}, {kind: pixels}]", r"targets are pixels, pixels; .* name it once"),
         ("mask.kind.size=1", r"mask\.kind\.size: the part before 'size' holds 'random'"),
         ("mask.ratio=[0.1", r"mask\.ratio: '\[0\.1' is no YAML value"),
         ("optim.lr=.nan", r"optim\.lr is nan; it must be above 0"),
