@@ -25,7 +25,7 @@ class GuardConfig:
     "batches that a run may pass over; one more ends it"
 
     def __post_init__(self) -> None:
-        if (self.spike and self.spike <= 1) or self.window < 1 or self.most < 0:
+        if not (self.spike == 0 or self.spike > 1) or self.window < 1 or self.most < 0:
             raise ValueError(
                 f"guard: spike is {self.spike}, window is {self.window}, most is {self.most}; "
                 "spike must be 0 or above 1 (3 is usual), window 1 or more, most 0 or more."

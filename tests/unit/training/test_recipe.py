@@ -70,6 +70,7 @@ def test_words_replace_values_of_the_file() -> None:
         ("mask.kind.size=1", r"mask\.kind\.size: the part before 'size' holds 'random'"),
         ("mask.ratio=[0.1", r"mask\.ratio: '\[0\.1' is no YAML value"),
         ("optim.lr=.nan", r"optim\.lr is nan; it must be above 0"),
+        ("guard.spike=.nan", r"spike is nan, .* must be 0 or above 1"),
         ("optim.clip=-1", r"clip is -1\.0; they must be 0 or more"),
         ("data.samples=-1", r"data\.samples is -1; it must be 0 or more"),
         ("data.stride=0", r"data\.stride is 0; it must be 1 or more"),
