@@ -27,13 +27,8 @@ class Encoded:
 
 
 @torch.no_grad()
-def pooled(trainer: Trainer, pixels: Tensor, **beside: Tensor) -> Tensor:
-    """Return the mean of the patch tokens (B, D) of whole samples, raw pixels of a feed."""
-    return _tokens(trainer, pixels, **beside).mean(1).float().cpu()
-
-
-@torch.no_grad()
-def _tokens(trainer: Trainer, pixels: Tensor, **beside: Tensor) -> Tensor:
+def _tokens(trainer: Trainer, pixels: Tensor, beside: dict[str, Tensor]) -> Tensor:
+    """Return the patch tokens (B, N, D) of whole samples, raw pixels of a feed."""
     told = {name: value.to(trainer.device) for name, value in beside.items()}
     return bare(trainer.model).features(trainer.inputs(pixels.to(trainer.device)), **told)
 
@@ -57,10 +52,8 @@ def encode(trainer: Trainer, batches: Iterable[Batch], *, tokens: bool = False) 
             continue
         pixels = batch["pixels"][wanted]
         beside = {name: value[wanted] for name, value in side_inputs(batch).items()}
-        if tokens:
-            rows.append(_tokens(trainer, pixels, **beside).half().cpu())
-        else:
-            rows.append(pooled(trainer, pixels, **beside))
+        found = _tokens(trainer, pixels, beside)
+        rows.append((found.half() if tokens else found.mean(1).float()).cpu())
         labels += [batch["label"][i] for i in wanted]
         keys += [batch["key"][i] for i in wanted]
         if tokens and sum(part.nbytes for part in rows) > TOKEN_BYTES:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,10 +27,10 @@ def recipe() -> Recipe:
 
 
 @pytest.fixture
-def trainer(recipe: Recipe) -> Callable[[], Trainer]:
-    """Return a maker of equal trainers."""
+def trainer(recipe: Recipe) -> Callable[..., Trainer]:
+    """Return a maker of equal trainers, or of trainers by changed settings of the recipe."""
     about = {"shape": [3, 16, 16], "stats": {}, "widths": {"pixels": 0}}
-    return lambda: make_trainer(recipe, about, PLACE)
+    return lambda **changes: make_trainer(replace(recipe, **changes), about, PLACE)
 
 
 @pytest.fixture
