@@ -1,4 +1,4 @@
-"""The local feed: global batches of a run, in order, from positional reads of shards and sidecars.
+"""The feed: global batches of a run, in order, from positional reads of shards and sidecars.
 
 The state of a stream is one integer, the global batch that comes next. Workers only compute
 batches sooner; neither their number nor the number of ranks changes any batch.
@@ -6,44 +6,32 @@ batches sooner; neither their number nor the number of ranks changes any batch.
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader
 
 from pipelines.artefacts import resolve_all
 from pipelines.audit import Proof
 from pipelines.batch import About, Batch, BatchBuilder, Told
 from pipelines.cache import Ahead
 from pipelines.catalog import open_snapshot
-from pipelines.memory import Loans, SharedBlocks
+from pipelines.local_feed import Batches, Chunks, WorkerStream, load, received
 from pipelines.mixture import Course, Turns
 from pipelines.order import Order, default_lanes, remainder
 from pipelines.rows import ShardRows, read_rows, shard_sizes
 from pipelines.stalls import Stalls
 from pipelines.stream import StreamConfig
-from pipelines.worker import end_with_parent, one_thread, use_one_thread
 from preprocessing.masks import MaskConfig
 from preprocessing.statistics import ByChannels, apart_from_json, merge_apart, most_common
 from storage.fingerprint import fingerprint
 from storage.fs import Store
 from storage.snapshots import Snapshot
-
-HELDOUT_EPOCH = 0
-"Held-out batches are always drawn as of this epoch: fixed views and masks."
-WORKER_SECONDS = 600
-"Deadline for a batch from a worker."
-RESTARTS = 8
-"How often a feed starts its workers again after one has died."
-_LOOK_SECONDS = 5
-_SMALL = 1 << 20
 
 
 class Source(Protocol):
@@ -52,154 +40,6 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Told]: ...
 
     def __len__(self) -> int: ...
-
-
-class _Batches(Dataset[Told]):
-    """This rank's share of batches, by their number."""
-
-    def __init__(self, course: Course, numbers: range, used: torch.Tensor | None = None) -> None:
-        self.course, self.numbers, self.used = course, numbers, used
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def settle_in(self, worker: int) -> None:
-        """Prepare a worker: all its batches are written into the same few blocks."""
-        blocks = SharedBlocks(worker, self.used)
-        for builder in self.course.builders:
-            builder.blocks = blocks
-
-    def __getitem__(self, index: int) -> Told:
-        return self.course.build(self.course.task(self.numbers[index]))
-
-
-class _Chunks(Dataset[Told]):
-    """All samples in stored order, cut into batches; the last one may be short."""
-
-    def __init__(self, builder: BatchBuilder, places: list[tuple[int, int]], batch: int) -> None:
-        self.builder, self.places, self.batch = builder, places, batch
-
-    def __len__(self) -> int:
-        return -(-len(self.places) // self.batch)
-
-    def settle_in(self, worker: int) -> None:
-        """Prepare a worker."""
-        self.builder.blocks = SharedBlocks(worker, None)
-
-    def __getitem__(self, index: int) -> Told:
-        chosen = self.places[index * self.batch : (index + 1) * self.batch]
-        return self.builder.build_told(chosen, HELDOUT_EPOCH)
-
-
-def _packed(told: Told) -> Told:
-    """Return a batch as a worker sends it: small tensors as arrays, which go by the pipe.
-
-    Every tensor would be a file of its own, opened in both processes: 0.3 ms.
-    """
-    if get_worker_info() is None:
-        return told
-    batch, about = told
-    return {name: _sent(value) for name, value in batch.items()}, about
-
-
-def _sent(value: Any) -> Any:
-    small = isinstance(value, torch.Tensor) and value.nbytes < _SMALL
-    return value.numpy() if small else value
-
-
-def _received(value: Any) -> Any:
-    if not isinstance(value, np.ndarray):
-        return value
-    tensor = torch.from_numpy(value)
-    return tensor.pin_memory() if torch.cuda.is_available() else tensor
-
-
-class _Ahead:
-    """Batches of a course by workers, save the first: it is built here, before they start.
-
-    A fork server with its imports takes seconds; nobody has to wait for it, or share a core with
-    it. Where a worker dies, all are started again with the batch that is due.
-    """
-
-    def __init__(self, course: Course, numbers: range, workers: int) -> None:
-        self.course, self.numbers, self.workers = course, numbers, workers
-        self.started: Any = None
-        "the loader's iterator, which owns the workers"
-        self.loans: Loans | None = None
-        "the workers' memory that is in use here"
-        self._closed = False
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __iter__(self) -> Iterator[Told]:
-        if not len(self.numbers):
-            return
-        self._closed = False
-        with ThreadPoolExecutor(1) as starter:
-            with one_thread():
-                first = self.course.build(self.course.task(self.numbers[0]))
-            starting = starter.submit(self._start, 1)
-            yield first
-            starting.result()
-        restarts = 0
-        for done in range(1, len(self.numbers)):
-            while True:
-                try:
-                    told = self._next()
-                    break
-                except (RuntimeError, *_CUT_OFF) as error:
-                    if restarts == RESTARTS or not _died(error):
-                        raise
-                restarts += 1
-                self._start(done)
-            yield told
-
-    def _start(self, done: int) -> None:
-        left = self.numbers[done:]
-        self.loans = Loans(self.workers)
-        batches = _Batches(self.course, left, self.loans.used)
-        self.started = iter(_load(batches, self.workers, _LOOK_SECONDS)) if left else None
-        if self._closed:  # meanwhile
-            self.started = None
-
-    def _next(self) -> Told:
-        """Return the next batch; torch looks whether its workers live only when it gives up."""
-        deadline = time.monotonic() + WORKER_SECONDS
-        assert self.loans is not None
-        self.loans.settle()
-        while True:
-            try:
-                told: Told = next(self.started)
-                self.loans.lend(told[1].block, told[0]["pixels"])
-                return told
-            except RuntimeError as error:
-                if "timed out after" not in str(error) or time.monotonic() > deadline:
-                    raise
-
-    def close(self) -> None:
-        """Stop the workers, those too that are being started."""
-        self._closed = True
-        self.started = None
-
-
-_CUT_OFF = (ConnectionError, EOFError, FileNotFoundError)
-"what fetching a tensor meets when the worker that holds it dies at that moment"
-
-
-def _died(error: Exception) -> bool:
-    """Say whether the loader lost a worker, rather than met an error in one."""
-    told = type(error) is RuntimeError and "DataLoader worker (pid" in str(error)
-    return told or isinstance(error, _CUT_OFF)
-
-
-def _start_worker(worker: int) -> None:
-    use_one_thread()
-    torch.set_num_threads(1)
-    info = get_worker_info()
-    assert info is not None
-    info.dataset.settle_in(worker)  # type: ignore[attr-defined]
-    end_with_parent()
 
 
 class TooManyFailures(RuntimeError):
@@ -243,7 +83,7 @@ class Feed:
             if told is None:
                 return
             batch, about = told
-            batch = {name: _received(value) for name, value in batch.items()}
+            batch = {name: received(value) for name, value in batch.items()}
             came = time.perf_counter()
             self.stalls.add(asked, came, about.done, about.seconds)
             self.stalls.seconds = came - began
@@ -283,31 +123,6 @@ class Feed:
             self._source._iterator = None
         else:
             self._source.close()
-
-
-def _load(
-    batches: Dataset[Told], workers: int, deadline: float = WORKER_SECONDS
-) -> DataLoader[Told]:
-    """Return a loader of whole batches, in order.
-
-    Workers come from a fork server: a plain fork would copy the locks of OpenCV's and Arrow's
-    threads, and hang.
-    """
-    multiprocessing.set_forkserver_preload(["pipelines.feed"])
-    return DataLoader(
-        batches,
-        batch_size=None,
-        num_workers=workers,
-        multiprocessing_context="forkserver" if workers else None,
-        prefetch_factor=2 if workers else None,
-        collate_fn=_packed,
-        worker_init_fn=_start_worker,
-        pin_memory=torch.cuda.is_available(),
-        timeout=deadline if workers else 0,
-        # Else a seed for workers is drawn from torch's own generator, by a thread, at a moment at
-        # which the trainer may be drawing its first weights.
-        generator=torch.Generator(),
-    )
 
 
 def open_feed(
@@ -396,7 +211,7 @@ def _source(course: Course, numbers: range, workers: int, kind: str) -> Source:
         return RayStream(course, numbers, max(workers, 1))
     if kind != "local":
         raise ValueError(f"feed is {kind!r}; it must be local or ray.")
-    return _Ahead(course, numbers, workers) if workers else _load(_Batches(course, numbers), 0)
+    return WorkerStream(course, numbers, workers) if workers else load(Batches(course, numbers), 0)
 
 
 def open_heldout(store: Store, stream: StreamConfig, *, workers: int = 0) -> Feed | None:
@@ -430,9 +245,9 @@ def _in_stored_order(
 ) -> Feed:
     places = [(shard, row) for shard, entry in enumerate(rows) for row in range(len(entry.table))]
     builder = BatchBuilder(store.uri, stream, rows, labelled=labelled)
-    chunks = _Chunks(builder, places, stream.batch)
+    chunks = Chunks(builder, places, stream.batch)
     about = {**_about(store, snapshot, stream), "batches_per_epoch": len(chunks), "remainder": 0}
-    return Feed(_load(chunks, workers), rows, **about)
+    return Feed(load(chunks, workers), rows, **about)
 
 
 def _open_rows(
