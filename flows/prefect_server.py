@@ -146,7 +146,7 @@ def start_lasting(port: int, seconds: float) -> str:
     environment = {"PREFECT_UI_API_URL": url, **os.environ}
     environment.pop("PREFECT_API_URL", None)
     with tempfile.TemporaryFile() as log:
-        subprocess.run(
+        started = subprocess.run(
             [*words, "--host", "127.0.0.1", "--port", str(port)],
             env=environment,
             stdin=subprocess.DEVNULL,
@@ -156,12 +156,13 @@ def start_lasting(port: int, seconds: float) -> str:
         )
         deadline = time.monotonic() + seconds
         while not healthy(url):
-            if time.monotonic() > deadline:
+            if started.returncode or time.monotonic() > deadline:
                 log.seek(0)
-                said = log.read().decode(errors="replace").strip()[-300:]
+                said = log.read().decode(errors="replace").strip()[-300:] or "it said nothing"
                 raise RuntimeError(
-                    f"Prefect's server does not answer at {url} after {seconds:.0f} s ({said}). "
-                    "Choose another --port, or see 'headrace doctor'."
+                    f"Prefect's server does not answer at {url} ({said}). End what runs there "
+                    "('prefect server stop' for a server), choose another --port or more "
+                    "--seconds, or see 'headrace doctor'."
                 )
             time.sleep(0.2)
     return url

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -133,6 +134,7 @@ MISTAKES: dict[str, tuple[str, int, str]] = {
     "nothing to verify": ("verify nothing", 1, "headrace ingest SOURCE"),
     "an age below zero": ("gc --older-than -1", 2, "not be negative"),
     "an age in words": ("gc --older-than soon", 2, "'--older-than'"),
+    "a port that cannot be": ("up --port 99999", 2, "'--port'"),
     "a demo of sounds": ("demo --modality sound", 2, "'satellite'"),
 }
 STAGES = ("ingest", "derive", "pretrain", "evaluate", "export", "study", "demo")
@@ -219,6 +221,15 @@ def test_a_server_that_is_gone_is_told_at_once(desk: Path, tmp_path: Path) -> No
     assert done.returncode == 1
     check_error(done.stderr, f"nothing answers at {url}")
     assert "headrace up" in done.stderr
+
+
+@pytest.mark.prefect
+def test_a_port_that_is_taken_is_told_at_once(desk: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        done = in_a_process(["up", "--port", port], desk, PREFECT_HOME=str(tmp_path))
+    assert done.returncode == 1
+    check_error(done.stderr, "another --port")
 
 
 def test_a_cluster_that_is_gone_is_told_at_once(desk: Path) -> None:
