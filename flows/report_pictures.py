@@ -207,32 +207,24 @@ def fitted(picture: Picture, edge: int) -> Picture:
     return np.asarray(cv2.resize(picture, size, interpolation=how), np.uint8)
 
 
-def contact_sheet(pictures: Sequence[Picture], columns: int, gap: int = 4) -> Picture:
-    """Lay pictures of any sizes out in rows, each in the middle of its cell, gaps transparent.
-
-    Returns:
-        (rows * cell height + gaps, columns * cell width + gaps, 4).
-    """
-    if not pictures:
-        raise ValueError("contact_sheet: no pictures. Give at least one.")
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
-    h, w = (max(p.shape[axis] for p in pictures) for axis in (0, 1))
-    sheet = np.zeros((rows * (h + gap) - gap, columns * (w + gap) - gap, 4), np.uint8)
-    for i, picture in enumerate(pictures):
-        ph, pw = picture.shape[:2]
-        top = i // columns * (h + gap) + (h - ph) // 2
-        left = i % columns * (w + gap) + (w - pw) // 2
-        sheet[top : top + ph, left : left + pw, :3] = picture[..., :3]
-        sheet[top : top + ph, left : left + pw, 3] = (
-            picture[..., 3] if picture.shape[2] == 4 else 255
-        )
-    return sheet
-
-
 def strip(frames: Sequence[Picture] | NDArray[np.uint8], gap: int = 4) -> Picture:
-    """Lay frames out in one row: (H, T * W + gaps, 4)."""
-    return contact_sheet(list(frames), columns=len(frames), gap=gap)
+    """Lay pictures out in one row, each in the middle of a cell as large as the largest, between
+    transparent gaps: (H, T * W + gaps, 4).
+
+    Raises:
+        ValueError: no pictures.
+    """
+    if not len(frames):
+        raise ValueError("strip: no pictures. Give at least one.")
+    h, w = (max(frame.shape[axis] for frame in frames) for axis in (0, 1))
+    row = np.zeros((h, len(frames) * (w + gap) - gap, 4), np.uint8)
+    for i, frame in enumerate(frames):
+        fh, fw, channels = frame.shape
+        top, left = (h - fh) // 2, i * (w + gap) + (w - fw) // 2
+        cell = row[top : top + fh, left : left + fw]
+        cell[..., 3] = 255
+        cell[..., :channels] = frame
+    return row
 
 
 def _to_uint8(share: NDArray[np.floating]) -> NDArray[np.uint8]:

@@ -9,23 +9,18 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from flows.arguments import executor_values
+from flows.study_plan import Sources
 from flows.yaml_files import Strict
 
 _CRON = re.compile(r"([\dA-Za-z*/,#?-]+\s+){4}[\dA-Za-z*/,#?-]+")
 "Five fields; Prefect looks at their numbers."
 
 
-class NewFiles(Strict):
+class NewFiles(Sources):
     """Run when files come into a source, once they stopped changing."""
 
-    source: str | list[str]
     every: float = Field(default=60.0, gt=0)
     "seconds between two looks"
-
-    @property
-    def sources(self) -> list[str]:
-        """The sources as a list."""
-        return [self.source] if isinstance(self.source, str) else self.source
 
 
 class Deployment(Strict):

@@ -13,10 +13,20 @@ from flows.yaml_files import Strict, did_you_mean
 from storage.snapshots import check_name
 
 
-class IngestPlan(Strict):
-    """Where a dataset comes from; `options` are those of `headrace ingest`."""
+class Sources(Strict):
+    """Raw files: a folder, a tar or a list of files, or several of them."""
 
     source: str | list[str]
+
+    @property
+    def sources(self) -> list[str]:
+        """The sources as a list."""
+        return [self.source] if isinstance(self.source, str) else self.source
+
+
+class IngestPlan(Sources):
+    """Where a dataset comes from; `options` are those of `headrace ingest`."""
+
     modality: Literal["image", "video", "microscopy", "satellite"]
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -27,11 +37,6 @@ class IngestPlan(Strict):
             if name not in SPEC:
                 raise ValueError(f"{name} is unknown{did_you_mean(name, list(SPEC))}")
         return options
-
-    @property
-    def sources(self) -> list[str]:
-        """The sources as a list."""
-        return [self.source] if isinstance(self.source, str) else self.source
 
     def spec(self) -> dict[str, Any]:
         """Return the plain fields of an `IngestSpec`."""

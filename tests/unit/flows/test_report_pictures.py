@@ -96,15 +96,16 @@ def test_fields_and_tiles_become_rgb() -> None:
     assert (red[:, 4:, 0] > red[:, 4:, 1]).all(), "B04 is red wherever it stands"
 
 
-def test_contact_sheet_centres_pictures_between_clear_gaps() -> None:
-    small, large = np.full((2, 2, 3), 9, np.uint8), np.full((4, 6, 3), 7, np.uint8)
-    sheet = pictures.contact_sheet([large, small, large], columns=2, gap=1)
-    assert sheet.shape == (9, 13, 4)
-    assert (sheet[1:3, 9:11] == [9, 9, 9, 255]).all()
-    assert (sheet[4] == 0).all() and (sheet[:, 6] == 0).all() and (sheet[5:, 7:] == 0).all()
+def test_a_strip_centres_pictures_between_clear_gaps() -> None:
+    small, large = np.full((2, 2, 3), 9, np.uint8), np.full((4, 6, 4), 7, np.uint8)
+    row = pictures.strip([large, small, large], gap=1)
+    assert row.shape == (4, 20, 4)
+    assert (row[1:3, 9:11] == [9, 9, 9, 255]).all()
+    assert (row[:, :6] == 7).all() and (row[:, 14:] == 7).all()
+    assert (row[:, 6:9] == 0).all() and (row[0][7:13] == 0).all() and (row[:, 13] == 0).all()
     assert pictures.strip(np.zeros((3, 4, 5, 3), np.uint8), gap=2).shape == (4, 19, 4)
     with pytest.raises(ValueError, match="no pictures"):
-        pictures.contact_sheet([], columns=2)
+        pictures.strip([])
 
 
 def test_fitted_keeps_the_aspect() -> None:
