@@ -116,12 +116,10 @@ class Feed:
         return len(self._source)
 
     def close(self) -> None:
-        """Stop the workers and downloads, if any."""
+        """Stop the workers and downloads, if any; those of held-out samples end with the loop."""
         if self._ahead is not None:
             self._ahead.close()
-        if isinstance(self._source, DataLoader):
-            self._source._iterator = None
-        else:
+        if not isinstance(self._source, DataLoader):  # whose workers end with its iterator
             self._source.close()
 
 
