@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.arguments import Json, RayAddress, Store
+from flows.arguments import Json, Store
 from flows.findings import FAULT, NOTE, OK, Check, Examined, Finding, fault
 from flows.options import FAILED, answer, errors_for_people, say
 
@@ -51,7 +51,9 @@ def examine(about: Examined) -> Iterator[Finding]:
 
 def doctor(
     store: Store = "./store",
-    ray_address: RayAddress = "",
+    ray_address: Annotated[
+        str, typer.Option(help="a running Ray cluster to look at; by default this machine alone")
+    ] = "",
     workers: Annotated[
         int, typer.Option(help="Ray tasks or actors at once that the cluster must have room for")
     ] = 1,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.arguments import Json, Store, Workers, executor_values
+from flows.arguments import Json, Store, executor_values
 from flows.command_text import gc_text, verify_text
 from flows.options import FAILED, UsageError, answer, errors_for_people
 
@@ -22,7 +22,7 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="make what is lost or damaged again from its sources")
     ] = False,
-    workers: Workers = 0,
+    workers: Annotated[int, typer.Option(help="processes at once; 0 takes one a core")] = 0,
     store: Store = "./store",
     as_json: Json = False,
 ) -> None:

@@ -20,4 +20,6 @@ def test_columns_are_drawn(tmp_path: Path) -> None:
     asked = {"hog": {"view": {"size": 64}}, "flow": {}, "motion": {}}
     derive(store, "clips", asked, Executor())
     page = write_report(store.uri, ["clips"], tmp_path / "clips.html").read_text()
-    assert all(name in page for name in ("hog", "flow", "motion", "frozen view 0"))
+    drawn = ("frozen view 0", "gradient histograms")
+    drawn += tuple(f"{name} to the frame before, full colour" for name in ("flow", "motion"))
+    assert [page.count(f">{label}") for label in drawn] == [2, 2, 2, 2]
