@@ -103,18 +103,27 @@ class TableFile:
             return
         found = compute.min_max(group["shard"])
         for bound in ("min", "max"):
-            if not _may_hold(self._file.metadata.row_group(number), found[bound].as_py()):
+            if not self._may_hold(number, found[bound].as_py()):
                 raise ManifestError(f"{self.path}: statistics of row group {number} are damaged.")
 
     def rows_of_shard(self, position: int, columns: Sequence[str]) -> pa.Table:
         """Return the rows whose column `shard` is a position; the others are hardly read."""
         found = [self._file.schema_arrow.empty_table().select(list(columns))]
         for number in range(self._file.num_row_groups):
-            if not _may_hold(self._file.metadata.row_group(number), position):
+            if not self._may_hold(number, position):
                 continue
             group = self._group(number, [*columns, "shard"])
             found.append(group.filter(compute.equal(group["shard"], position)).select(columns))
         return pa.concat_tables(found)
+
+    def _may_hold(self, number: int, position: int) -> bool:
+        """Say whether a row group can hold rows of a shard, by its statistics."""
+        try:
+            return _may_hold(self._file.metadata.row_group(number), position)
+        except (pa.ArrowException, ValueError) as error:
+            raise ManifestError(
+                f"{self.path}: statistics of row group {number} are damaged ({error})."
+            ) from error
 
     def close(self) -> None:
         """Close the file."""

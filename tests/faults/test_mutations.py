@@ -100,10 +100,10 @@ MUTATIONS = {
     ),
     "the snapshot comes before the manifest": Mutation(
         "pipelines/ingest.py",
-        "        snapshot = _commit(store, plan, entry, books)\n",
+        "        snapshot = None if nothing else _commit(store, plan, entry, books)\n",
         '        table = store.read(f"{part}/manifest.parquet")\n'
         '        store.delete(f"{part}/manifest.parquet")\n'
-        "        snapshot = _commit(store, plan, entry, books)\n"
+        "        snapshot = None if nothing else _commit(store, plan, entry, books)\n"
         '        store.write(f"{part}/manifest.parquet", table)\n',
         f"{TORTURE}[first-kill]",
     ),

@@ -43,6 +43,7 @@ class Stage:
         if how == "kill":
             names = [at for at, name in enumerate(self.trace, 2) if name in ("replace", "link")]
             points += names if self.scene.name == "first" else names[-LAST_NAMES:]
+            points += [at - 1 for at in names[:1]]  # a whole file that has no name yet
         return points
 
     def old(self) -> set[str]:
