@@ -83,7 +83,11 @@ class TableFile:
         Raises:
             ManifestError: they differ.
         """
-        kinds = {field.name: field.type for field in self._file.schema_arrow}
+        schema = self._file.schema_arrow
+        told = schema.metadata or {}
+        if told.get(DIGESTS) != self._file.metadata.metadata[DIGESTS]:
+            raise ManifestError(f"{self.path}: its schema does not carry the digests any more.")
+        kinds = {field.name: field.type for field in schema}
         if set(kinds) != set(self.digests) or self._file.metadata.num_rows != self.rows:
             raise ManifestError(
                 f"{self.path}: has {self._file.metadata.num_rows} rows of {len(kinds)} columns, "
