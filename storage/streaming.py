@@ -14,7 +14,7 @@ import pyarrow as pa
 from pyarrow import compute, parquet
 
 from storage.fs import Store
-from storage.manifest import DIGESTS, Digest, ManifestError
+from storage.manifest import DIGESTS, FORMAT, Digest, ManifestError
 
 _PIECE = 1 << 23
 
@@ -55,10 +55,13 @@ class TableFile:
             self.digests: dict[str, str] = dict(record["columns"])
             self.rows = int(record["rows"])
             self.of = str(record.get("of", ""))
+            version = record["format"]
         except FileNotFoundError as error:
             raise ManifestError(f"{path}: the file is missing.") from error
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             raise ManifestError(f"{path}: not a readable table of ours ({error}).") from error
+        if version != FORMAT:
+            raise ManifestError(f"{path}: has format {version}, this version reads {FORMAT}.")
 
     def groups(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Yield the row groups.
@@ -83,11 +86,7 @@ class TableFile:
         Raises:
             ManifestError: they differ.
         """
-        schema = self._file.schema_arrow
-        told = schema.metadata or {}
-        if told.get(DIGESTS) != self._file.metadata.metadata[DIGESTS]:
-            raise ManifestError(f"{self.path}: its schema does not carry the digests any more.")
-        kinds = {field.name: field.type for field in schema}
+        kinds = {field.name: field.type for field in self._file.schema_arrow}
         if set(kinds) != set(self.digests) or self._file.metadata.num_rows != self.rows:
             raise ManifestError(
                 f"{self.path}: has {self._file.metadata.num_rows} rows of {len(kinds)} columns, "
