@@ -24,6 +24,7 @@ from training.pretrain import pretrain
 from training.recipe import read_recipe
 
 webdriver = pytest.importorskip("selenium.webdriver")
+pytest.importorskip("selenium.webdriver.support.wait")
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason="no chromium and chromedriver")
 QUIET = (
@@ -96,11 +97,21 @@ def test_opens_without_error_or_request(browser: Any, page: Path, width: str, sc
 
 def test_every_control_has_a_name(browser: Any, page: Path) -> None:
     open_page(browser, page, "desktop", "light")
-    nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
-    controls = ("button", "link", "slider", "image", "img", "DisclosureTriangle")
-    found = [node for node in nodes if node.get("role", {}).get("value") in controls]
-    assert {node["role"]["value"] for node in found} >= {"button", "image", "DisclosureTriangle"}
+    browser.execute_cdp_cmd("Accessibility.enable", {})
+    waiting = webdriver.support.wait.WebDriverWait(
+        browser, 20
+    )  # the tree is made in the background
+    found = waiting.until(controls)
     assert [node for node in found if not node.get("name", {}).get("value")] == []
+
+
+def controls(browser: Any) -> list[dict[str, Any]]:
+    """Return the controls and pictures of the page's accessibility tree; none while some lack."""
+    roles = {"button", "link", "slider", "image", "img", "DisclosureTriangle"}
+    nodes = browser.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    found = [node for node in nodes if node.get("role", {}).get("value") in roles]
+    known = {node["role"]["value"] for node in found}
+    return found if known >= {"button", "image", "DisclosureTriangle"} else []
 
 
 def test_a_clip_is_enlarged_and_paged_by_keyboard(browser: Any, page: Path) -> None:
