@@ -62,7 +62,10 @@ def _loaded(
     artefact: bytes, heads: int, device: str
 ) -> tuple[FrozenEncoder, dict[str, torch.Tensor]]:
     """Return the encoder, and how its inputs are normalised if the file says so."""
-    tensors = read_weights(artefact)
+    try:
+        tensors = read_weights(artefact)
+    except ValueError as error:
+        raise ValueError(f"features: the weights file {error}") from error
     norm = {name: tensors.pop(name) for name in list(tensors) if name.startswith("input.")}
     heads = heads or int(norm.get("input.heads", torch.tensor(0)))
     encoder = frozen_encoder(tensors, heads)

@@ -7,10 +7,7 @@ whole; a decoder that a file lacks, or that predicts something else, keeps its f
 
 from __future__ import annotations
 
-import argparse
-import io
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from preprocessing.vit_names import timm_names
+from preprocessing.weight_files import read_weights
 from storage.fingerprint import sha256_hex
 from training.export import CONFIG, VERSION, WEIGHTS
 from training.frozen import Trained, fresh_trainer
@@ -28,7 +26,6 @@ from training.ranks import bare
 from training.recipe import make_recipe
 
 _FOLDER_FILES = (WEIGHTS, "pytorch_model.bin")
-_WRAPPERS = ("model", "module", "state_dict")
 _DECODER = (
     "decoder", "mask_token", "encoder_to_decoder", "wfm.", "dec_norms.", "head.", "heads.",
 )  # fmt: skip
@@ -127,28 +124,10 @@ def _find(path: Path) -> Path:
 
 
 def _read(file: Path, data: bytes) -> dict[str, Tensor]:
-    """Return the tensors of a file; of a checkpoint of training those of its model."""
-    if file.suffix == ".safetensors":
-        try:
-            return safetensors.torch.load(data)
-        except safetensors.SafetensorError as error:
-            raise ValueError(f"init: {file.name} is damaged ({error}). Fetch it again.") from error
-    # The official files keep the words of their command line beside the weights.
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(
-            f"init: {file.name} is damaged, or holds more than weights, which is not run "
-            f"({str(error).splitlines()[0]}). Give a file of weights, best a .safetensors one."
-        ) from error
-    for name in _WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(name), dict):
-            found = found[name]
-    if not isinstance(found, dict):
-        raise ValueError(f"init: {file.name} holds {type(found).__name__}, not weights by name.")
-    tensors = {str(n): v for n, v in found.items() if isinstance(v, Tensor)}
-    return {name.removeprefix("module."): value for name, value in tensors.items()}
+        return read_weights(data)
+    except ValueError as error:
+        raise ValueError(f"init: {file.name} {error}") from error
 
 
 def _for_model(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 
 import numpy as np
@@ -168,11 +169,14 @@ def test_what_surrounds_raft_pads_scales_and_cuts_back() -> None:
         np.testing.assert_array_equal(field[0, 0, :, 1], np.arange(width))
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "pth", "checkpoint"])
+@pytest.mark.parametrize("kind", ["safetensors", "pth", "checkpoint", "older form"])
 def test_weights_come_from_either_kind_of_file(kind: str) -> None:
     weights = {"a.weight": torch.randn(3, 2), "b": torch.arange(4.0)}
     buffer = io.BytesIO()
-    torch.save({"model": weights, "epoch": 3} if kind == "checkpoint" else weights, buffer)
+    beside = {"model": weights, "epoch": 3, "args": argparse.Namespace(lr=1e-3)}
+    whole = kind in ("safetensors", "pth")
+    zipped = kind != "older form"
+    torch.save(weights if whole else beside, buffer, _use_new_zipfile_serialization=zipped)
     data = safetensors.torch.save(weights) if kind == "safetensors" else buffer.getvalue()
     found = read_weights(data)
     assert found.keys() == weights.keys()
