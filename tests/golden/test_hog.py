@@ -15,6 +15,7 @@ from preprocessing.hog_torch import hog_cells_torch, hog_targets_torch
 from preprocessing.indices import ndi
 from preprocessing.indices_torch import ndi_torch
 from preprocessing.patches import normalise_patches, patchify
+from training.inputs import IMAGENET_MEAN, IMAGENET_STD
 
 Read = Callable[[str], dict[str, NDArray[Any]]]
 Cells = Callable[..., NDArray[np.float32]]
@@ -72,6 +73,8 @@ def sizes(x: NDArray[Any], hog: NDArray[Any], tokens: int) -> tuple[int, int, in
 def test_maskfeat_ties_on_purpose(golden: Read) -> None:
     z = golden("maskfeat_hog")
     frame = z["x_quant_u8"].transpose(2, 0, 1)[None]
+    shown = ((frame / 255.0).reshape(3, -1).T - IMAGENET_MEAN) / IMAGENET_STD
+    np.testing.assert_allclose(shown.T.reshape(frame.shape), z["x_quant"], atol=1e-5)
     cell = frame.shape[-1] // z["hog_quant"].shape[-1]
     found = cells_numpy(frame, cell, z["hog_quant"].shape[2], 0)
     difference = np.abs(found - z["hog_quant"])

@@ -71,6 +71,20 @@ def test_mgmae_single_warp(golden: Read) -> None:
     np.testing.assert_allclose(found, z["warp_out"][0, 0], atol=1e-5)
 
 
+def flows_of(
+    pairs: NDArray[Any], start: int, forward: NDArray[Any], backward: NDArray[Any]
+) -> NDArray[Any]:
+    """Return the flows (T-1, H, W, 2) of the frame pairs that the released code asks for, which
+    begins at the base frame and walks away from it.
+    """
+    gaps = pairs.min(1).tolist()
+    assert gaps == [*range(start - 1, -1, -1), *range(start, len(forward))]
+    asked = {
+        gap: (forward if a < b else backward)[gap] for gap, (a, b) in zip(gaps, pairs, strict=True)
+    }
+    return np.stack([asked[gap] for gap in range(len(forward))])
+
+
 @pytest.mark.parametrize(
     ("name", "base", "released", "fill", "keep"),
     [
@@ -88,9 +102,10 @@ def test_mgmae_volume(
     ratio = ratio_of(z["mask_ratio"])
     wanted = z[f"mask_volume_{name}"]
     for clip in range(len(wanted)):
-        backward = z["flow_bwd"][clip].transpose(0, 2, 3, 1)
-        forward = backward if released else z["flow_fwd"][clip].transpose(0, 2, 3, 1)
+        forward, backward = (z[n][clip].transpose(0, 2, 3, 1) for n in ("flow_fwd", "flow_bwd"))
         start = (len(backward) + 1) // 2 if base == "middle" else 0
+        if released:
+            forward = backward = flows_of(z["released_pairs"], start, forward, backward)
         maps = mask_volume(z["base_map"][clip, 0], start, backward, forward, fill=fill)
         if f"frame_maps_{name}" in z:
             np.testing.assert_allclose(maps, z[f"frame_maps_{name}"][clip], atol=1e-5)
@@ -164,8 +179,16 @@ def test_ijepa_sizes_and_structure(golden: Read) -> None:
         predicted, context = ijepa_blocks(grid, sizes, RNG)
         assert len(predicted) == len(z[f"ijepa_pred_{count}"])
         assert {len(block) for block in predicted} == {sizes[0][0] * sizes[0][1]}
-        assert len(context) > 10
-        assert not set(context) & set(np.concatenate(predicted))
+        # A context of the reference is cut to the shortest of its batch, so it may be no rectangle.
+        for targets, kept in [
+            (predicted, context),
+            *zip(z[f"ijepa_pred_{count}"].swapaxes(0, 1), z[f"ijepa_enc_{count}"][0], strict=True),
+        ]:
+            assert len(kept) > 10
+            assert not set(kept) & set(np.concatenate(targets))
+            for block, size in ((kept, sizes[1]), *((block, sizes[0]) for block in targets)):
+                rows, columns = np.divmod(block, grid[1])
+                assert np.ptp(rows) < size[0] and np.ptp(columns) < size[1]
         # The released exclusive bound: no block reaches the last row or column.
         assert all(
             np.divmod(block, grid[1])[axis].max() < grid[axis] - 1
@@ -189,6 +212,8 @@ def test_colour_noise_and_masks(golden: Read, colour: str) -> None:
     np.testing.assert_array_equal(mask, wanted)
     shown = np.nonzero(~mask)[1].reshape(visible.shape)
     np.testing.assert_array_equal(shown, np.sort(visible, axis=1))
+    # What puts the tokens back in order: the visible ones come first.
+    np.testing.assert_array_equal(mask, z[f"ids_restore_{colour}"] >= visible.shape[1])
 
 
 def test_multimae_counts(golden: Read) -> None:

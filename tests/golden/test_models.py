@@ -18,6 +18,7 @@ from training.inputs import InputNorm
 from training.models.config import ModelConfig, ModelInput
 from training.models.cropmae import CropMAE
 from training.models.families import build_model
+from training.models.layout import PixelLayout
 from training.models.satmae import SatMAE
 from training.models.tokens import take_tokens
 from training.objectives import Objective, hidden_weights, masked_mean, scale_errors, token_errors
@@ -40,9 +41,7 @@ def tensor(array: NDArray[Any]) -> Tensor:
 
 def weights(stored: Arrays) -> dict[str, Tensor]:
     """Return the stored state dict."""
-    return {
-        n.removeprefix("param/"): tensor(v) for n, v in stored.items() if n.startswith("param/")
-    }
+    return {n.removeprefix("param/"): tensor(stored[n]) for n in stored if n.startswith("param/")}
 
 
 def depth(state: dict[str, Tensor], prefix: str) -> int:
@@ -109,9 +108,9 @@ def hidden_map(visible: Tensor, tokens: int) -> Tensor:
     return hidden_weights(visible, everything(visible, tokens), tokens)
 
 
-def check_restore(stored: Arrays, visible: Tensor) -> None:
+def check_restore(stored: Arrays, visible: Tensor, name: str = "ids_restore") -> None:
     """Check that the visible tokens, in their order, are those that the reference kept."""
-    order = tensor(stored["ids_restore"]).argsort(1)
+    order = tensor(stored[name]).argsort(1)
     assert torch.equal(order[:, : visible.shape[1]], visible)
 
 
@@ -303,6 +302,7 @@ def test_satmae_groups(golden: Read, ratio_of: Callable[..., float], kind: str) 
     width, inner = state["cls_token"].shape[-1], state["mask_token"].shape[-1]
     groups, positions = stored[f"mask_{kind}"].shape[1:]
     visible = kept_ids(stored[f"noise_{kind}"], ratio_of(stored["mask_ratio"]))
+    check_restore(stored, visible, f"ids_restore_{kind}")
     if kind == "spatial":
         visible = torch.cat([visible + g * positions for g in range(groups)], dim=1)
     channels = groups_of(state)
@@ -322,6 +322,8 @@ def test_satmae_groups(golden: Read, ratio_of: Callable[..., float], kind: str) 
     close(model.encode(images, visible), stored[f"latent_{kind}"], 2e-5)
     predicted = by_channel(model, images, visible, asked)
     close(predicted, stored[f"pred_{kind}"], 2e-5)
+    plain = PixelLayout(patch=model.layout.patch, channels_last=False)
+    close(patchify(images, plain), stored["patchify_channel_first"], 0.0)
     hidden = tensor(stored[f"mask_{kind}"])
     assert torch.equal(
         hidden_weights(visible, asked, groups * positions).reshape(hidden.shape), hidden
@@ -362,6 +364,8 @@ def test_microscopy(golden: Read, family: str, name: str) -> None:
     decoder = "decoder.blocks." if family == "micromae" else "decoder.decoders.0."
     tokens = stored["noise"].shape[1]
     visible = tensor(stored["noise"]).argsort(1)[:, : stored["latent"].shape[1] - 1]
+    check_restore(stored, visible, "ind_restore")
+    assert np.array_equal(hidden_map(visible, tokens).numpy(), stored["mask"])
     make = build(
         family, stored, {"channels": images.shape[1], "size": images.shape[-1]},
         patch=state[f"{backbone}patch_embed.proj.weight"].shape[-1], width=width,

@@ -3,6 +3,7 @@ references."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -140,6 +141,21 @@ def test_other_schedules(golden: Read) -> None:
         for e in stored["slowfast_epoch"]
     ]
     np.testing.assert_allclose(ours, stored["slowfast"], rtol=1e-9)
+
+
+def test_ijepa_schedules(golden: Read) -> None:
+    """A line and a cosine again; the file tells no rates, its own first and last ones do."""
+    stored = golden("lr_schedules")
+    (total, warm), rates = stored["ijepa_cfg_T_warm"].tolist(), stored["ijepa_lr"]
+    share = 1 / warm
+    start = (rates[0] - share * rates.max()) / (1 - share)
+    times, ends = range(1, int(total) + 1), {"peak": rates.max(), "low": rates[-1]}
+    ours = [schedules.slowfast(t, start=start, warmup=warm, total=total, **ends) for t in times]
+    np.testing.assert_allclose(ours, rates, rtol=1e-9)
+    decay, height = stored["ijepa_wd"], 0.5 * (1 + math.cos(math.pi / total))
+    first = decay[-1] + (decay[0] - decay[-1]) / height
+    ours = [schedules.cosine(t, peak=first, low=decay[-1], warmup=0, total=total) for t in times]
+    np.testing.assert_allclose(ours, decay, rtol=1e-9)
 
 
 def test_infinite_schedule(golden: Read) -> None:
