@@ -23,19 +23,16 @@ from pipelines.column_codec import unpack_array
 from pipelines.keys import sample_id
 from pipelines.memory import Blocks, SharedBlocks
 from pipelines.producers import VIEW_SEED, channels_first, spatial_shape
-from pipelines.producers_motion import CELLS_PER_PATCH, seen_motion
 from pipelines.rows import Row, ShardRows, place_of, shard_sizes
 from pipelines.series import Places, places_of
 from pipelines.stalls import Clock
 from pipelines.stream import STREAM_TARGETS, StreamConfig
-from preprocessing.bits import unpack_mask
+from pipelines.tokens import Unmasked, choose_tokens
 from preprocessing.errors import DecodeError
 from preprocessing.hog import uint8_to_hog
 from preprocessing.indices import INDICES, band_numbers, int16_to_ndi, ndi
 from preprocessing.jpeg import view_reduced
 from preprocessing.jpeg_region import decode_region
-from preprocessing.mask_random import Grid
-from preprocessing.masks import decoded_tokens, make_mask
 from preprocessing.payloads import decode_payload
 from preprocessing.randomness import borrowed, generator
 from preprocessing.targets import (
@@ -106,6 +103,8 @@ class BatchBuilder:
         self._clock = Clock()
         self._failed: list[tuple[str, str]] = []
         self._substitutes = self._repeated = 0
+        self.device = torch.device("cpu")
+        "where masks are warped"
         self.blocks: Blocks | SharedBlocks = Blocks()
         "where the pixels of batches are written"
         self._seen = np.empty((0, 0, 3), np.uint8)
@@ -128,11 +127,19 @@ class BatchBuilder:
         self._clock, self._failed = Clock(), []
         self._substitutes = self._repeated = 0
         pixels, samples, rows = Pixels(len(places), self.blocks), [], []
+        unmasked: list[Unmasked] = []
         for place in places:
             arrays, fields = self._replaced(place, epoch)
             pixels.put(len(samples), arrays.pop("pixels"), fields["ext"])
+            if not self.labelled:
+                unmasked.append(arrays.pop("unmasked"))
             samples.append(arrays)
             rows.append(fields)
+        self._clock.lap("join")
+        if not self.labelled:
+            tokens = choose_tokens(self.stream, self.columns, unmasked, epoch, self.device)
+            samples = [arrays | own for arrays, own in zip(samples, tokens, strict=True)]
+        self._clock.lap("mask")
         batch: Batch = {"pixels": pixels.tensor} | {
             name: torch.from_numpy(np.stack([sample[name] for sample in samples]))
             for name in samples[0]
@@ -194,9 +201,7 @@ class BatchBuilder:
         if self.labelled:
             return arrays
         derived = {name: self._column(shard, row, name) for name in self.columns}
-        self._clock.lap("join")
-        arrays |= self._tokens(self.grid(chosen), derived, view, sample, epoch)
-        self._clock.lap("mask")
+        arrays["unmasked"] = Unmasked(sample, self.grid(chosen), view, derived)
         seen = Seen(stored, pixels, view, fields, epoch)
         return arrays | {
             f"targets.{target.kind}": self._target(target, seen, derived)
@@ -348,27 +353,6 @@ class BatchBuilder:
         if self.stream.series:
             return self.stream.dates, edge, edge
         return (len(stored) // self.stream.tubelet if stored.ndim == 4 else 1), edge, edge
-
-    def _tokens(self, grid: Grid, derived: Arrays, view: View, sample: int, epoch: int) -> Arrays:
-        """Return the index lists of visible, masked and decoded tokens."""
-        config = self.stream.mask
-        entropy = config.entropy(self.stream.seed, epoch)
-        if config.made == "column":
-            packed = derived["masks"][epoch % config.draws]
-            mask = unpack_mask(packed, grid[0] * grid[1] * grid[2])
-        else:
-            seen: Arrays = {}
-            for name in {"flow", "motion"} & set(derived):
-                parameters = self.columns[name].parameters
-                seen |= seen_motion(name, derived[name], parameters, view, grid)
-            cell = self.stream.patch / CELLS_PER_PATCH
-            mask = make_mask(config, grid, borrowed(*entropy, sample, "mask"), cell=cell, **seen)
-        decoded = decoded_tokens(config, grid, mask, borrowed(*entropy, sample, "decoded"))
-        return {
-            "visible": (~mask).nonzero()[0],
-            "masked": mask.nonzero()[0],
-            "decoded": decoded.nonzero()[0],
-        }
 
     def _target(self, target: TargetConfig, seen: Seen, derived: Arrays) -> NDArray[np.float32]:
         """Return one target (N, P), read from its column or made on the spot."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from preprocessing.mask_random import Grid, Mask, kept, smallest
 
 Field = NDArray[np.float32]
-_PAD = 2
+PAD = 2
 "Cells of zeros around a map, so that both corners of any outside position read 0."
 
 
@@ -51,15 +51,9 @@ def mgmae_mask(
 
     Source: MGMAE, Huang et al. 2023, arXiv:2308.10794.
     """
-    _, h, w = grid
-    k = cells_per_patch(grid, backward)
-    frames = len(backward) + 1
-    start = {"first": 0, "middle": frames // 2}.get(base)
-    start = int(rng.integers(frames)) if start is None else start
-    patches = rng.permutation(h * w)[: h * w - int(ratio * h * w)]
-    centres = np.stack(np.divmod(patches, w), axis=1) * k + (k - 1) / 2
+    base_map, start = mgmae_start(grid, ratio, rng, backward, base)
     maps = mask_volume(
-        gaussian_map(centres, (h * k, w * k), k),
+        base_map,
         start,
         backward,
         backward if released else forward,
@@ -67,6 +61,20 @@ def mgmae_mask(
         fill=fill == "base",
     )
     return select_tokens(maps, grid, ratio, keep=keep)
+
+
+def mgmae_start(
+    grid: Grid, ratio: float, rng: np.random.Generator, backward: Field, base: str = "middle"
+) -> tuple[Field, int]:
+    """Return MGMAE's random map (h*k, w*k) of one frame, and the number of that frame."""
+    _, h, w = grid
+    k = cells_per_patch(grid, backward)
+    frames = len(backward) + 1
+    start = {"first": 0, "middle": frames // 2}.get(base)
+    start = int(rng.integers(frames)) if start is None else start
+    patches = rng.permutation(h * w)[: h * w - int(ratio * h * w)]
+    centres = np.stack(np.divmod(patches, w), axis=1) * k + (k - 1) / 2
+    return gaussian_map(centres, (h * k, w * k), k), start
 
 
 def cells_per_patch(grid: Grid, field: Field) -> int:
@@ -123,12 +131,7 @@ def mask_volume(
     Returns:
         (T, h', w') float32.
     """
-    if base_frame and forward is None:
-        raise ValueError(
-            f"mgmae mask: base frame {base_frame} needs the forward flow of the frames before it, "
-            "which is missing. "
-            "Derive flow with direction=both, or use mask.base=first."
-        )
+    check_forward(base_frame, forward)
     maps = np.empty((len(backward) + 1, *base_map.shape), dtype=np.float32)
     maps[base_frame] = base_map
     after = warp_steps(backward[base_frame:], cell)
@@ -137,6 +140,20 @@ def mask_volume(
         before = warp_steps(forward[:base_frame][::-1], cell)
         _propagate(maps, before, range(base_frame - 1, -1, -1), 1, base_map if fill else None)
     return maps
+
+
+def check_forward(base_frame: int, forward: object) -> None:
+    """Refuse a base frame that has frames before it, without the flow that leads to them.
+
+    Raises:
+        ValueError: the forward flow is missing.
+    """
+    if base_frame and forward is None:
+        raise ValueError(
+            f"mgmae mask: base frame {base_frame} needs the forward flow of the frames before it, "
+            "which is missing. "
+            "Derive flow with direction=both, or use mask.base=first."
+        )
 
 
 Steps = tuple[NDArray[np.intp], NDArray[np.float32]]
@@ -169,9 +186,9 @@ def warp_steps(flow: Field, cell: float = 1.0) -> Steps:
     )
     left, top = np.floor(x), np.floor(y)
     fx, fy = x - left, y - top
-    column = np.clip(left, -_PAD, w).astype(np.intp) + _PAD
-    row = np.clip(top, -_PAD, h).astype(np.intp) + _PAD
-    width = w + 2 * _PAD
+    column = np.clip(left, -PAD, w).astype(np.intp) + PAD
+    row = np.clip(top, -PAD, h).astype(np.intp) + PAD
+    width = w + 2 * PAD
     first = row * width + column
     index = np.stack([first, first + 1, first + width, first + width + 1], axis=1)
     weights = np.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], axis=1)
@@ -182,8 +199,8 @@ def warp_map(
     values: Field, index: NDArray[np.intp], weights: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Return a map (h', w') read at one step of `warp_steps`; 0 outside the frame."""
-    padded = np.zeros((values.shape[0] + 2 * _PAD, values.shape[1] + 2 * _PAD), dtype=np.float32)
-    padded[_PAD:-_PAD, _PAD:-_PAD] = values
+    padded = np.zeros((values.shape[0] + 2 * PAD, values.shape[1] + 2 * PAD), dtype=np.float32)
+    padded[PAD:-PAD, PAD:-PAD] = values
     corners = padded.reshape(-1)[index]
     corners *= weights
     return np.asarray(corners.sum(0), dtype=np.float32)

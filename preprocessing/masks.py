@@ -245,24 +245,35 @@ def _cube(config: MaskConfig, grid: Grid, rng: np.random.Generator, moving: Movi
 
 
 def _mgmae(config: MaskConfig, grid: Grid, rng: np.random.Generator, moving: Moving | None) -> Mask:
-    known = _needed(config, moving)
-    backward, forward = known.backward, known.forward
-    if config.source == "motion":
-        # A codec stream knows only the way back; the way forth is nearly its negative.
-        backward = _needed_field(config, known.motion)[1:]
-        forward = -backward
+    backward, forward = mgmae_fields(config, moving)
     return mgmae_mask(
         grid,
         config.ratio,
         rng,
-        _needed_field(config, backward),
+        backward,
         forward,
-        cell=known.cell,
+        cell=_needed(config, moving).cell,
         base=config.base,
         fill=config.fill,
         keep=config.keep,
         released=config.released,
     )
+
+
+def mgmae_fields(
+    config: MaskConfig, moving: Moving | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Return the flow back and forth that MGMAE's masks follow, (T-1, h*k, w*k, 2) each.
+
+    Raises:
+        ValueError: the column that says what moves is missing.
+    """
+    known = _needed(config, moving)
+    if config.source == "flow":
+        return _needed_field(config, known.backward), known.forward
+    # A codec stream knows only the way back; the way forth is nearly its negative.
+    backward = _needed_field(config, known.motion)[1:]
+    return backward, -backward
 
 
 def _mgm(config: MaskConfig, grid: Grid, rng: np.random.Generator, moving: Moving | None) -> Mask:
