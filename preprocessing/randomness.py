@@ -26,6 +26,7 @@ PURPOSES = {
     "demo": 9,
     "codes": 10,
     "probe": 11,
+    "path": 12,
 }
 "What numbers are drawn for. A number, once given, is never given to another purpose."
 

@@ -8,8 +8,9 @@ import torch
 
 from preprocessing.indices import band_numbers
 from training.average import Average
+from training.drop_path import drop_paths
 from training.guard import Guard
-from training.inputs import LEVELS, InputNorm
+from training.inputs import InputNorm
 from training.loop import Batch, Trainer
 from training.models.config import ModelInput
 from training.models.families import build_model
@@ -66,14 +67,12 @@ def make_trainer(recipe: Recipe, about: dict[str, Any], place: Place) -> Trainer
         recompute_blocks(model)
     if recipe.compile:
         model.compile()
+    inputs = InputNorm(recipe.model.norm_input, shape[0], about["stats"]).to(place.device)
     return Trainer(
         model=spread(model, place),
-        inputs=InputNorm(recipe.model.norm_input, shape[0], about["stats"]).to(place.device),
+        inputs=inputs,
         objective=Objective(
-            recipe.target,
-            model.layout,
-            about.get("channels") or (),
-            LEVELS.get(recipe.model.norm_input, 0),
+            recipe.target, model.layout, about.get("channels") or (), inputs.levels
         ),
         optimizer=make_optimizer(model, recipe.optim),
         rate=rate_of(recipe.optim, recipe.steps, first_task=recipe.begin.count == "on"),
@@ -83,6 +82,7 @@ def make_trainer(recipe: Recipe, about: dict[str, Any], place: Place) -> Trainer
         precision=recipe.precision,
         scaler=torch.amp.GradScaler(place.device.type, enabled=recipe.precision == "fp16"),
         average=Average(model, recipe.ema) if recipe.ema else None,
+        paths=drop_paths(model, recipe.drop_path, recipe.seed) if recipe.drop_path else None,
         guard=Guard(recipe.guard),
     )
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from storage.fs import Store
+from training.checkpoints import list_checkpoints
 from training.confidence import interval, split_groups
 from training.features import encode, told
 from training.feeds import eval_stream, open_labelled
@@ -50,8 +51,15 @@ class _Asked:
 
     store: Store
     record: dict[str, Any]
+    step: int | None
+    "of the newest checkpoint; None where there is none"
     probe: str
     progress: Progress | None
+
+
+def _ask(store: Store, run: str, probe: str, progress: Progress | None) -> _Asked:
+    steps = list_checkpoints(store, run)
+    return _Asked(store, read_run(store, run), steps[-1] if steps else None, probe, progress)
 
 
 def evaluate(
@@ -64,7 +72,8 @@ def evaluate(
     untrained: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Probe the frozen encoder of a run on labelled samples; the result is kept with the run.
+    """Probe the frozen encoder of a run's newest checkpoint (`step`) on labelled samples; the
+    result is kept with the run.
 
     `accuracy` is the mean over `seeds` (three, where a probe draws anything); `low` and `high`
     bound it at 95 % when the groups of asked samples are drawn anew. The same for the untrained
@@ -81,10 +90,10 @@ def evaluate(
     Raises:
         ValueError: no such run, no labels, or an unknown probe.
     """
-    record = read_run(store, run)
     probe_named(probe)
-    asked_for = _Asked(store, record, probe, progress)
-    result: dict[str, Any] = {"run": run, "probe": probe, "dataset": dataset, "test": test}
+    asked_for = _ask(store, run, probe, progress)
+    result: dict[str, Any] = {"run": run, "step": asked_for.step, "probe": probe}
+    result |= {"dataset": dataset, "test": test}
     for prefix in ("", "untrained_")[: 1 + untrained]:
         taught, asked, excluded = _sides(asked_for, dataset, test, fresh=bool(prefix))
         found = _measure(probe, taught, asked)
@@ -190,7 +199,7 @@ def features(
     """Return the mean-pooled features (n, D) of a dataset's labelled samples under a run's encoder,
     and the labels.
     """
-    asked_for = _Asked(store, read_run(store, run), "knn", progress)
+    asked_for = _ask(store, run, "knn", progress)
     return _encode(asked_for, dataset, split, untrained).features
 
 
@@ -202,7 +211,7 @@ def _encode(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = fresh_trainer(record, device)
     if not fresh:
-        load_kept(trainer, store, record["name"])
+        load_kept(trainer, store, record["name"], asked_for.step)
     feed, groups = open_labelled(store, eval_stream(recipe, dataset), split)
     batches = told(feed, len(feed), asked_for.progress, f"encode {dataset}")
     found = encode(trainer, batches, tokens=asked_for.probe in OF_TOKENS)

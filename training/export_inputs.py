@@ -10,8 +10,8 @@ from training.frozen import Trained
 def input_rule(trained: Trained) -> dict[str, Any]:
     """Return how raw pixels become inputs, in raw units, as every export says it.
 
-    `mean` and `std` are subtracted and divided by; `clip` then cuts; `per_sample` stands for zero
-    mean and unit variance of each sample and channel.
+    `mean` and `std` are subtracted and divided by; `clip` then cuts, to `levels` steps without
+    rounding; `per_sample` stands for zero mean and unit variance of each sample and channel.
     """
     norm = trained.inputs
     rule: dict[str, Any] = {
@@ -22,11 +22,8 @@ def input_rule(trained: Trained) -> dict[str, Any]:
     }
     if norm.kind == "self":
         return {**rule, "per_sample": True}
-    mean, std = norm.mean.tolist(), norm.std.tolist()
-    if norm.kind == "stretch":
-        low = [m - 2 * s for m, s in zip(mean, std, strict=True)]
-        return {**rule, "mean": low, "std": [4 * s for s in std], "clip": [0.0, 1.0]}
-    return {**rule, "mean": mean, "std": std}
+    rule |= {"mean": norm.mean.tolist(), "std": norm.std.tolist()}
+    return {**rule, "clip": [0.0, 1.0], "levels": norm.levels} if norm.levels else rule
 
 
 def moments(trained: Trained, scale: float = 255.0) -> tuple[list[float], list[float]] | None:

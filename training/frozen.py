@@ -115,7 +115,5 @@ def encoder_weights(model: nn.Module) -> dict[str, Tensor]:
 def _input(norm: InputNorm) -> dict[str, Tensor]:
     if norm.kind == "self":
         return {"input.self": torch.tensor(1)}
-    if norm.kind == "stretch":
-        low = norm.mean - 2 * norm.std
-        return {"input.mean": low, "input.std": 4 * norm.std, "input.clip": torch.tensor(1)}
-    return {"input.mean": norm.mean, "input.std": norm.std}
+    cut = {"input.clip": torch.tensor(1)} if norm.levels else {}
+    return {"input.mean": norm.mean, "input.std": norm.std, **cut}

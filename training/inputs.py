@@ -27,6 +27,9 @@ class InputNorm(nn.Module):
     `imagenet` and `unit` divide by 255 first; `stats` and `stretch` use the dataset's mean and
     variance as stored (stretch: mean +- 2 std to the 256 levels of [0, 1], cut off, not rounded, as
     SatMAE and FG-MAE have it); `self` has zero mean and unit variance per sample and channel.
+
+    Whatever the kind but `self`, `mean` is subtracted and `std` divided by; with `levels` the
+    result is then cut to that many steps of [0, 1].
     """
 
     def __init__(
@@ -34,9 +37,12 @@ class InputNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.kind = kind
-        mean, std = _moments(kind, channels, stats)
-        self.register_buffer("mean", torch.tensor(mean), persistent=False)
-        self.register_buffer("std", torch.tensor(std), persistent=False)
+        mean, std = map(torch.tensor, _moments(kind, channels, stats))
+        self.levels = LEVELS.get(kind, 0)
+        if self.levels:
+            mean, std = mean - 2 * std, 4 * std
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the normalised pixels."""
@@ -49,12 +55,10 @@ class InputNorm(nn.Module):
         if self.kind == "self":
             return self_standardise(x / 255.0 if pixels.dtype == torch.uint8 else x)
         shape = (1, -1) + (1,) * (x.ndim - 2)
-        mean, std = self.mean.view(shape), self.std.view(shape)
-        if self.kind == "stretch":
-            levels = LEVELS["stretch"]
-            x = (x - (mean - 2 * std)).div_(4 * std).mul_(levels).clamp_(0, levels)
-            return x.floor_().div_(levels)
-        return (x - mean).div_(std)
+        x = (x - self.mean.view(shape)).div_(self.std.view(shape))
+        if not self.levels:
+            return x
+        return x.mul_(self.levels).clamp_(0, self.levels).floor_().div_(self.levels)
 
 
 def _moments(

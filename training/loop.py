@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from training.average import Average
+from training.drop_path import KEPT, DropPath
 from training.guard import Guard, GuardConfig
 from training.inputs import InputNorm, side_inputs
 from training.objectives import Objective
@@ -49,6 +50,7 @@ class Trainer:
     scaler: torch.amp.GradScaler = field(default_factory=_no_scaler)
     "at work in fp16 only"
     average: Average | None = None
+    paths: DropPath | None = None
     guard: Guard = field(default_factory=lambda: Guard(GuardConfig()))
     window: Window = field(default_factory=Window)
 
@@ -95,7 +97,7 @@ def train(
     window = trainer.window
     window.began = time.monotonic()
     for step in steps:
-        batch, waited = _next_batch(source, step, trainer.device)
+        batch, waited = _next_batch(source, step, trainer)
         window.waited += waited
         if step in skip:
             hooks.skipped(step, batch)
@@ -183,6 +185,8 @@ def predict(trainer: Trainer, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the inputs as the network sees them, and its predictions."""
     inputs = trainer.inputs(batch["pixels"])
     kind = PRECISIONS.get(trainer.precision)
+    if trainer.paths is not None:
+        trainer.paths.kept = batch.get(KEPT)
     with torch.autocast(trainer.device.type, dtype=kind, enabled=kind is not None):
         return inputs, trainer.model(
             inputs, batch["visible"], batch["decoded"], **side_inputs(batch)
@@ -211,7 +215,7 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     }
 
 
-def _next_batch(source: Iterator[Batch], step: int, device: torch.device) -> tuple[Batch, float]:
+def _next_batch(source: Iterator[Batch], step: int, trainer: Trainer) -> tuple[Batch, float]:
     began = time.monotonic()
     try:
         batch = next(source)
@@ -220,7 +224,9 @@ def _next_batch(source: Iterator[Batch], step: int, device: torch.device) -> tup
             f"the feed ended before step {step + 1}. A feed must hold every batch of the run; "
             "was it closed?"
         ) from error
-    return to_device(batch, device), time.monotonic() - began
+    if trainer.paths is not None:
+        batch = trainer.paths.draw(batch, step)
+    return to_device(batch, trainer.device), time.monotonic() - began
 
 
 def _split(batch: Batch, parts: int) -> list[Batch]:

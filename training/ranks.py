@@ -48,7 +48,8 @@ def open_place() -> Iterator[Place]:
     if ranks == 1:
         yield Place(0, 1, device)
         return
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=TIMEOUT)
     try:
         yield Place(rank, ranks, device)
     finally:
@@ -94,7 +95,10 @@ def bare(model: nn.Module) -> nn.Module:
 
 
 class StopFlag:
-    """Set by SIGTERM or SIGINT; all ranks agree on it, so that none stops alone."""
+    """Set by SIGTERM or SIGINT; all ranks agree on it, so that none stops alone.
+
+    They agree on their CPUs: to read a flag from a GPU would wait for the steps queued there.
+    """
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -103,7 +107,7 @@ class StopFlag:
     def __bool__(self) -> bool:
         if self.place.ranks == 1:
             return bool(self.signal)
-        agreed = torch.tensor([self.signal], device=self.place.device)
+        agreed = torch.tensor([self.signal])
         distributed.all_reduce(agreed, op=distributed.ReduceOp.MAX)
         self.signal = int(agreed.item())
         return bool(self.signal)

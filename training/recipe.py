@@ -45,6 +45,9 @@ class DataConfig:
     "train on this many samples only, the same ones each time; 0 takes all"
     where: dict[str, Any] = field(default_factory=dict)
     "conditions on the samples that are taken, such as {score: {min: 0.5}, label: [a, b]}"
+    decode: str = "cpu"
+    "who decodes pictures and clips: cpu, to the same bits everywhere; gpu, near it; or auto, the "
+    "faster one for the first batch, then kept"
     failures: int = 0
     "samples that may fail while training, each replaced by a substitute; one more ends the run"
     series: str = ""
@@ -119,6 +122,9 @@ class Recipe:
     "have torch compile the model; numbers then differ in the last digits"
     recompute: bool = False
     "keep no activations inside blocks, compute them again for the gradients: less memory"
+    drop_path: float = 0.0
+    "share of the samples for which the last block of the encoder is passed over while training; "
+    "it rises from 0 at the first one"
     ema: float = 0.0
     "decay of a running average of the weights, such as 0.999; 0 keeps none"
     guard: GuardConfig = field(default_factory=GuardConfig)
@@ -140,8 +146,11 @@ class Recipe:
             )
         if self.precision not in ("fp32", "bf16", "fp16"):
             raise ValueError(f"precision is {self.precision!r}; it must be fp32, bf16 or fp16.")
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"ema is {self.ema}; it must be 0 or more and below 1.")
+        for name in ("ema", "drop_path"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; it must be 0 or more and below 1."
+                )
         if not self.target:
             raise ValueError("target is empty; a recipe predicts at least one. Add {kind: pixels}.")
         if self.view.size % self.model.patch:

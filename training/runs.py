@@ -16,11 +16,16 @@ from storage.snapshots import check_name
 class Metrics:
     """The log of a run: one JSON object a line. Lines of steps that a resumed run takes again are
     dropped.
+
+    It is always written whole, as no object store can append: a reader, or a run that was killed at
+    whatever moment, finds all lines up to some step and no half one. A line is encoded once.
     """
 
     def __init__(self, store: Store, run: str, after: int) -> None:
         self.store, self.path = store, f"runs/{run}/metrics.jsonl"
         self.lines = [line for line in read_metrics(store, run) if line["step"] <= after]
+        self._encoded = bytearray()
+        self._count = 0
 
     def add(self, line: dict[str, Any]) -> None:
         """Keep a line; it reaches the store with the next `flush`."""
@@ -28,8 +33,10 @@ class Metrics:
 
     def flush(self) -> None:
         """Write all lines."""
-        text = "".join(json.dumps(line) + "\n" for line in self.lines)
-        self.store.write(self.path, text.encode())
+        for line in self.lines[self._count :]:
+            self._encoded += json.dumps(line).encode() + b"\n"
+        self._count = len(self.lines)
+        self.store.write(self.path, bytes(self._encoded))
 
 
 def read_metrics(store: Store, run: str) -> list[dict[str, Any]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -24,6 +25,9 @@ from training.state import snapshot_state
 
 Progress = Callable[[str, int, int], None]
 FLUSH_SECONDS = 5.0
+"least time from one writing of the log to the next, but for checkpoints"
+FLUSH_SHARE = 0.01
+"most of the time that may go there, however long the log is"
 PICTURED = 4
 
 
@@ -82,7 +86,7 @@ class Recorder:
 
     def __init__(self, session: Session, stop: StopFlag, progress: Progress | None) -> None:
         self.session, self.stop, self.progress = session, stop, progress
-        self.flushed = time.monotonic()
+        self.flush_at = time.monotonic() + FLUSH_SECONDS
         self.evaluated: tuple[int, float | None] = (0, None)
         self.proven = 0
 
@@ -113,9 +117,11 @@ class Recorder:
         if "heldout_loss" in line:
             self.evaluated = line["step"], line["heldout_loss"]
         session.metrics.add(line)
-        if session.place.first and time.monotonic() - self.flushed > FLUSH_SECONDS:
+        if session.place.first and time.monotonic() > self.flush_at:
+            began = time.monotonic()
             session.metrics.flush()
-            self.flushed = time.monotonic()
+            took = time.monotonic() - began
+            self.flush_at = time.monotonic() + max(FLUSH_SECONDS, took / FLUSH_SHARE)
 
     def save(self, step: int) -> None:
         """Write log, pictures and checkpoint."""
@@ -145,9 +151,9 @@ class Recorder:
         session, wanted = self.session, self.session.recipe.data.heldout
         if not session.place.first:
             return {}
-        alone = _alone(session.trainer)
-        found = look(alone, session.heldout, wanted) if session.heldout and wanted else {}
-        return found | (session.probe(alone) if session.probe is not None else {})
+        with _judged(session.trainer) as alone:
+            found = look(alone, session.heldout, wanted) if session.heldout and wanted else {}
+            return found | (session.probe(alone) if session.probe is not None else {})
 
     def tick(self, step: int) -> bool:
         """Tell the progress and what epochs have ended; say whether to stop."""
@@ -183,8 +189,16 @@ def _alone(trainer: Trainer) -> Trainer:
     return replace(trainer, model=bare(trainer.model))
 
 
+@contextmanager
+def _judged(trainer: Trainer) -> Iterator[Trainer]:
+    """Yield the trainer alone, with the weights that its run is judged and handed on by."""
+    with trainer.average.in_place() if trainer.average is not None else nullcontext():
+        yield _alone(trainer)
+
+
 def _draw(session: Session, step: int) -> None:
-    sheet = draw_sheet(_alone(session.trainer), session.example)
+    with _judged(session.trainer) as alone:
+        sheet = draw_sheet(alone, session.example)
     session.store.write(f"runs/{session.run}/pictures/step-{step:08d}.png", sheet)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from training.drop_path import KEPT, drop_paths
 from training.loop import Batch, Hooks, Trainer, take_step, train
 from training.optim import layer_scales, rate_of
 from training.optim_config import InfiniteConfig, OptimConfig
@@ -45,6 +46,49 @@ def test_recomputing_keeps_less_and_gives_equal_gradients(make: Make, batches: S
     again, little = kept_values(make(recompute=True), batch)
     assert all(map(torch.equal, plain, again)) and len(plain) == len(again)
     assert little < 0.5 * much
+
+
+def test_a_dropped_branch_adds_nothing_and_the_others_make_up_for_it(make: Make) -> None:
+    model = make().model
+    block, x = model.blocks[1], torch.randn(3, 5, 24, generator=torch.Generator().manual_seed(0))
+    plain, seen = block(x) - x, block.attn(block.norm1(x))
+    paths = drop_paths(model, 0.5, seed=0)
+    assert paths.rates == [0.0, 0.0, 0.5, 0.5]
+    batch = paths.draw({"sample": torch.arange(4000)}, step=3)
+    assert torch.equal(batch[KEPT].unique(), torch.tensor([0.0, 1.0, 2.0]))
+    torch.testing.assert_close(batch[KEPT].mean(0), torch.ones(4), atol=0.1, rtol=0)
+    paths.kept = torch.tensor([[1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 2.0, 0.0]])
+    added = block(x) - x
+    torch.testing.assert_close(added[0], plain[0])
+    assert not added[1].any()
+    torch.testing.assert_close(added[2], 2 * seen[2])
+    assert torch.equal(block.eval()(x) - x, plain)
+
+
+def test_dropped_branches_do_not_depend_on_how_a_batch_is_split(
+    make: Make, batches: Serve, hooks: Callable[..., Hooks]
+) -> None:
+    whole, parts, plain = make(drop_path=0.4), make(drop_path=0.4, accumulate=4), make()
+    for trainer in (whole, parts, plain):
+        train(trainer, batches(0, 3), range(0, 3), hooks())
+    name = "blocks.1.mlp.fc1.weight"
+    wanted = whole.model.get_parameter(name)
+    torch.testing.assert_close(parts.model.get_parameter(name), wanted, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(plain.model.get_parameter(name), wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_the_average_is_put_in_place_and_taken_out_again(make: Make, batches: Serve) -> None:
+    trainer = make(ema=0.9)
+    for batch in batches(0, 2):
+        take_step(trainer, batch)
+    before = snapshot_state(trainer, 2)
+    own = {name: value.clone() for name, value in before["model"].items()}
+    with trainer.average.in_place():  # type: ignore[union-attr]
+        held = {n: value.clone() for n, value in trainer.model.state_dict().items()}
+    wanted = kept_weights(before)
+    assert all(torch.equal(held[name], wanted[name]) for name in wanted)
+    assert all(torch.equal(trainer.model.state_dict()[name], own[name]) for name in own)
+    assert any(not torch.equal(held[name], own[name]) for name in own)
 
 
 def test_the_average_follows_its_formula_and_is_saved(make: Make, batches: Serve) -> None:

@@ -138,6 +138,6 @@ def test_the_settings_are_those_that_a_review_saw() -> None:
     assert [entry.name for entry in fields(Recipe)] == [
         "name", "paper", "modality", "data", "view", "mask", "target", "model", "optim",
         "begin", "init", "steps", "batch", "accumulate", "lanes", "seed", "precision", "compile",
-        "recompute", "ema", "guard", "log_every", "save_every", "heldout_every", "keep",
-        "peak_flops",
+        "recompute", "drop_path", "ema", "guard", "log_every", "save_every", "heldout_every",
+        "keep", "peak_flops",
     ]  # fmt: skip
