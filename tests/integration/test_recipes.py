@@ -1,46 +1,38 @@
-"""Every recipe: the small one trains, resumes and is probed by the command; the full one builds.
-
-A small recipe says what it reads by `data.dataset`, and its datasets are made here from the
-demo's own raw inputs; its columns are what `headrace derive --for` finds that it needs.
+"""Every recipe: the small one trains, resumes, is probed and exported by the command; the full one
+builds.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from flows import demo_data
-from flows.command import app
-from flows.demo import CHAPTERS
-from flows.recipes import needed_columns
 from storage.fs import open_store
-from tests.integration.field_sets import FIELD_SETS
+from tests.integration.recipe_runs import dataset, few_samples, headrace, run_recipe
 from training.assemble import model_input
-from training.checkpoints import list_checkpoints, read_checkpoint
+from training.checkpoints import read_checkpoint
 from training.models.families import build_model
-from training.recipe import list_recipes, read_recipe
+from training.recipe import RECIPES, list_recipes, read_recipe
 
 STEPS = 50
-MODALITIES = {"images": "image", "videos": "video", "cells": "microscopy", "tiles": "satellite"}
-"The datasets of small recipes, each made by the demo's maker of that modality."
 TINY = [name for name in list_recipes() if name.endswith("_tiny")]
 SHOWN = ("crossmae_tiny", "videomae2_tiny", "satmae_group_tiny")
 "Those that `make test` runs, for fewer steps."
-
-
-def headrace(*words: str, store: Path) -> dict[str, Any]:
-    """Run the command in this process; returns what it prints as JSON."""
-    done = CliRunner().invoke(app, [*words, "--store", str(store), "--direct", "--json"])
-    assert done.exit_code == 0, f"{' '.join(words)}: {done.stderr}"
-    return json.loads(done.stdout)
+ALONE = ("mae_tiny", "mgmae_tiny", "cell_mae_tiny", "satmae_group_tiny")
+"Those that are run where neither Ray nor Prefect can be imported, one of each modality."
+BLOCKED = """
+import sys
+sys.modules.update(dict.fromkeys(("ray", "prefect")))
+from tests.integration.recipe_runs import main
+main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -50,54 +42,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_samples() -> Iterator[None]:
-    """Let the demo make a fifth of what it makes for a person."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("IMAGES_A_CLASS", "VIDEOS_A_CLASS", "TILES_A_CLASS"):
-            patch.setattr(demo_data, name, max(getattr(demo_data, name) // 5, 4))
+def few() -> Iterator[None]:
+    """Make few samples of each dataset."""
+    with few_samples():
         yield
-
-
-def dataset(store: Path, name: str) -> str:
-    """Ingest a dataset of small recipes, once."""
-    if name in FIELD_SETS and not (store / "datasets" / name).exists():
-        words = FIELD_SETS[name](store / "raw" / name)
-        headrace("ingest", str(store / "raw" / name), *words, "--dataset", name, store=store)
-    elif not (store / "datasets" / name).exists():
-        modality = MODALITIES[name]
-        raw = demo_data.make_demo_data(store / "raw", modalities=(modality,))[modality]
-        spec = CHAPTERS[modality].spec
-        words = [w for key, value in spec.items() for w in (f"--{key.replace('_', '-')}", value)]
-        asked = ("ingest", str(raw), "--modality", modality, "--dataset", name)
-        headrace(*asked, *map(str, words), "--max-reject", "0.5", store=store)
-    return name
-
-
-def run_recipe(store: Path, name: str, steps: int) -> None:
-    """Train, lose the second half, resume, probe: what every small recipe must bear."""
-    recipe = read_recipe(name)
-    data, *_ = (dataset(store, part.dataset) for part in (recipe.data, *recipe.data.mixture))
-    if needed_columns(name, data, []):
-        headrace("derive", data, "--for", name, store=store)
-    words = (name, f"steps={steps}", f"save_every={steps // 2}", "log_every=2", "--run", name)
-    whole = headrace("pretrain", *words, store=store)
-    place = open_store(store)
-    lines = [json.loads(line) for line in place.read(f"runs/{name}/metrics.jsonl").splitlines()]
-    losses = [line["loss"] for line in lines if "loss" in line]
-    assert np.mean(losses[-5:]) < np.mean(losses[:3]), losses
-    assert list_checkpoints(place, name) == [steps // 2, steps]
-    trained = read_checkpoint(place, name)["model"]
-    for lost in (store / "runs" / name).rglob("*"):
-        if f"{steps:08d}" in lost.name or lost.name == "summary.json":
-            shutil.rmtree(lost) if lost.is_dir() else lost.unlink()
-    assert list_checkpoints(place, name) == [steps // 2]
-    resumed = headrace("pretrain", *words, "--resume", store=store)
-    assert resumed["loss"] == whole["loss"]
-    again = read_checkpoint(place, name)["model"]
-    assert all(np.array_equal(trained[n].numpy(), again[n].numpy()) for n in trained)
-    probed = headrace("evaluate", name, "--dataset", data, "--untrained", store=store)
-    assert 0 <= probed["accuracy"] <= 1
-    assert probed["samples"] > 0
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -106,9 +54,20 @@ def test_a_small_recipe_trains_resumes_and_is_probed(store: Path, name: str) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in TINY if name not in SHOWN])
+@pytest.mark.parametrize("name", TINY)
 def test_every_small_recipe_trains_resumes_and_is_probed(store: Path, name: str) -> None:
     run_recipe(store, name, STEPS)
+
+
+@pytest.mark.slow
+def test_all_modalities_run_where_ray_and_prefect_are_not(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BLOCKED, str(tmp_path), *ALONE]
+    settings = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=RECIPES.parent, env=settings, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == list(ALONE)
 
 
 @pytest.mark.slow
