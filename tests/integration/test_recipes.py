@@ -54,12 +54,14 @@ def test_a_small_recipe_trains_resumes_and_is_probed(store: Path, name: str) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", TINY)
 def test_every_small_recipe_trains_resumes_and_is_probed(store: Path, name: str) -> None:
     run_recipe(store, name, STEPS)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_all_modalities_run_where_ray_and_prefect_are_not(tmp_path: Path) -> None:
     command = [sys.executable, "-c", BLOCKED, str(tmp_path), *ALONE]
     settings = {**os.environ, "OMP_NUM_THREADS": "1"}
