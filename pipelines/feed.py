@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+import storage.allocator  # noqa: F401  # before Arrow
 from pipelines.artefacts import resolve_all
 from pipelines.audit import Proof
 from pipelines.batch import About, Batch, BatchBuilder, Told
@@ -199,7 +200,19 @@ def open_mixture(
             "weights": list(weights),
         }
     every = [shard for _, rows, _ in opened for shard in rows]
+    decode = _settle(course, workers, kind) if streams[0].decode != "cpu" else {}
+    about["fingerprints"] |= decode
     return Feed(_source(course, numbers, workers, kind), every, **about)
+
+
+def _settle(course: Course, workers: int, kind: str) -> dict[str, str]:
+    """Return who decodes, and why: what a run remembers of it."""
+    if kind == "ray":
+        from pipelines.ray_feed import settle_on_ray as settle
+    else:
+        from pipelines.decode_choice import settle
+    found = settle(course, workers)
+    return {"decode": found.by, "decode_why": found.why}
 
 
 def _source(course: Course, numbers: range, workers: int, kind: str) -> Source:

@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import compute
 
 from pipelines.artefacts import resolve_all
-from pipelines.derive import difference
 from pipelines.filters import fitting
 from pipelines.keys import sample_id
 from pipelines.stream import column_arguments
@@ -160,11 +158,17 @@ def _numbers(values: pa.Array | pa.ChunkedArray) -> NDArray[Any]:
     return np.frombuffer(array.buffers()[1] or b"", bits)[array.offset : array.offset + len(array)]
 
 
-def _text(text: str) -> pa.StringScalar:
-    """Return a text as Arrow's; `pa.scalar` would import pandas."""
-    data = text.encode()
-    ends = pa.py_buffer(np.array([0, len(data)], np.int32))
-    return pa.StringArray.from_buffers(1, ends, pa.py_buffer(data))[0]
+def _equal(texts: pa.StringArray, wanted: bytes) -> NDArray[np.bool_]:
+    """Return where a text is `wanted`; `pyarrow.compute` would take 4 MB more than this."""
+    _, bounds, content = texts.buffers()
+    if bounds is None or content is None:
+        return np.zeros(len(texts), bool)
+    ends = np.frombuffer(bounds, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    same = np.diff(ends) == len(wanted)
+    begins, data = ends[:-1][same], np.frombuffer(content, np.uint8)
+    matches = [data[begins + place] == byte for place, byte in enumerate(wanted)]
+    same[same] = np.logical_and.reduce(matches)
+    return same
 
 
 def _taken(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
@@ -180,8 +184,8 @@ def _chosen(manifest: pa.Table, split: str | None, where: Mapping[str, Any]) -> 
     """Return the numbers of the rows of a split that fit the conditions."""
     rows = np.arange(len(manifest))
     if split is not None:
-        same = compute.indices_nonzero(compute.equal(manifest["split"], _text(split)))
-        rows = _numbers(same).astype(np.int64)
+        same = [_equal(chunk, split.encode()) for chunk in manifest["split"].chunks]
+        rows = np.flatnonzero(np.concatenate(same)) if same else rows[:0]
     return rows[fitting(_taken(manifest, rows), where)] if where else rows
 
 
@@ -236,6 +240,8 @@ def _read_index(
 
 
 def _refusal(store: Store, dataset: str, part: str, spec: ColumnSpec) -> str:
+    from pipelines.derive import difference  # all of ingest, for a refusal
+
     others = [
         other
         for other in list_columns(store, dataset)

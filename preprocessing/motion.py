@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from preprocessing.flow import cell_means
-from preprocessing.video_codec import BLOCK, block_vectors, clip_vectors
 
 
 def motion_grid(dense: NDArray[np.float32], cell: int) -> NDArray[np.float32]:
@@ -35,6 +34,9 @@ def clip_motion(data: bytes, cell: int) -> NDArray[np.float32]:
     Raises:
         DecodeError: the bytes are not a clip.
     """
+    # PyAV: 6 MB that only clips need
+    from preprocessing.video_codec import BLOCK, block_vectors, clip_vectors
+
     blocks, (height, width) = block_vectors(data)
     if cell % BLOCK or height % BLOCK or width % BLOCK:
         return motion_grid(clip_vectors(data), cell)

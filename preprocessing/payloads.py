@@ -15,7 +15,6 @@ from preprocessing.errors import DecodeError
 from preprocessing.images import decode_rgb
 from preprocessing.jpeg import decode_plain, plain_frame
 from preprocessing.raster_codec import decode_raster
-from preprocessing.video_codec import decode_clip
 
 __all__ = ["EXTENSIONS", "IMAGE_EXTENSIONS", "Encoded", "decode_payload", "fill_not_finite"]
 
@@ -43,6 +42,8 @@ def decode_payload(
         pixels = decode_plain(data) if ext == "jpg" and plain_frame(data) else None
         return decode_rgb(data) if pixels is None else pixels
     if ext == "mp4":
+        from preprocessing.video_codec import decode_clip  # PyAV: 6 MB that pictures do not need
+
         return decode_clip(data)
     if ext == "tif":
         return fill_not_finite(decode_raster(data, channels))

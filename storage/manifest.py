@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import xxhash
-from pyarrow import compute, parquet
+from pyarrow import parquet
 
 from storage.fingerprint import canonical_json, sha256_hex
 from storage.fs import Store
@@ -294,6 +294,8 @@ def _kind(kind: pa.DataType) -> str:
 
 def _feed(values: pa.Array, prefix: str, streams: defaultdict[str, Any]) -> None:
     """Add an array to the streams of its validity (1 byte a value), lengths (8 bytes) and data."""
+    from pyarrow import compute  # 4 MB that a reader of whole files does not need
+
     kind = values.type
     if not len(values):
         return

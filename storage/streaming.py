@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
-from pyarrow import compute, parquet
+from pyarrow import parquet
 
 from storage.fs import Store
 from storage.manifest import DIGESTS, FORMAT, Digest, ManifestError
@@ -104,6 +104,8 @@ class TableFile:
     def _check_statistics(self, number: int, group: pa.Table) -> None:
         if "shard" not in group.column_names or not len(group):
             return
+        from pyarrow import compute  # 4 MB that a feed does not need
+
         found = compute.min_max(group["shard"])
         for bound in ("min", "max"):
             if not self._may_hold(number, found[bound].as_py()):
@@ -111,6 +113,8 @@ class TableFile:
 
     def rows_of_shard(self, position: int, columns: Sequence[str]) -> pa.Table:
         """Return the rows whose column `shard` is a position; the others are hardly read."""
+        from pyarrow import compute  # as above
+
         found = [self._file.schema_arrow.empty_table().select(list(columns))]
         for number in range(self._file.num_row_groups):
             if not self._may_hold(number, position):
