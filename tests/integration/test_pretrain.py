@@ -21,9 +21,13 @@ from storage.fs import Store, open_store
 from training import pretrain as entry
 from training.checkpoints import CheckpointError, list_checkpoints, read_checkpoint
 from training.evaluate import evaluate
+from training.feeds import open_heldout_of, open_recipe
+from training.frozen import fresh_trainer
+from training.heldout import look
 from training.pretrain import RunError, pretrain
 from training.recipe import Recipe, read_recipe
-from training.runs import read_metrics
+from training.runs import read_metrics, read_run
+from training.state import kept_weights
 
 WORDS = [
     "data.dataset=toys", "view.size=32", "model.patch=8", "model.width=24", "model.heads=2",
@@ -126,9 +130,25 @@ def test_a_run_tells_where_it_comes_from(store: Store, recipe: Recipe) -> None:
 def test_probes_are_kept_with_the_run(store: Store, recipe: Recipe) -> None:
     pretrain(store, recipe, run="probed")
     found = evaluate(store, "probed", "toys", untrained=True)
+    assert found["step"] == 6
     assert found["samples"] + found["queries"] >= 60
     assert 0.0 <= found["accuracy"] <= 1.0
     assert json.loads(store.read("runs/probed/probes/toys-knn.json")) == found
+
+
+def test_a_run_with_an_average_is_judged_by_it(store: Store) -> None:
+    averaged = read_recipe("mae_tiny", [*WORDS, "ema=0.5", "optim.lr=0.05"])
+    summary = pretrain(store, averaged, run="averaged")
+    trainer = fresh_trainer(read_run(store, "averaged"), torch.device("cpu"))
+    at = {"rank": 0, "ranks": 1, "start": 0, "stop": 1, "workers": 0, "kind": "local"}
+    feed = open_recipe(store, averaged, **at)
+    state, losses = read_checkpoint(store, "averaged"), []
+    for kept in (kept_weights(state), state["model"]):
+        trainer.model.load_state_dict(kept)
+        found = look(trainer, open_heldout_of(store, feed), averaged.data.heldout)
+        losses.append(found["heldout_loss"])
+    feed.close()
+    assert summary["heldout_loss"] == losses[0] != losses[1]
 
 
 def test_two_ranks_train_as_one_that_accumulates(store: Store) -> None:
