@@ -26,7 +26,9 @@ def render_report(data: ReportData) -> str:
     html = (
         _environment()
         .get_template("report.html.j2")
-        .render(data=data, chapters=chapters(data), lone_runs=_lone_runs(data))
+        .render(
+            data=data, chapters=chapters(data), lone_runs=_lone_runs(data), anchors=_anchors(data)
+        )
     )
     size = len(html.encode())
     if size > MOST_BYTES:
@@ -45,6 +47,13 @@ def chapters(data: ReportData) -> list[tuple[DatasetSection, list[RunSection]]]:
 def _lone_runs(data: ReportData) -> list[RunSection]:
     names = {d.name for d in data.datasets}
     return [run for run in data.runs if run.dataset not in names]
+
+
+def _anchors(data: ReportData) -> set[str]:
+    """Return the places of a report that the sources of its runs may lead to."""
+    columns = {f"column-{d.name}-{c.fingerprint[:8]}" for d in data.datasets for c in d.columns}
+    recipes = {f"recipe-{run.name}" for run in data.runs}
+    return {d.name for d in data.datasets} | columns | recipes
 
 
 @lru_cache(maxsize=1)

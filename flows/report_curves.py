@@ -61,7 +61,9 @@ class _Frame:
 
 def round_ticks(low: float, high: float, count: int) -> list[float]:
     """Return about `count` round numbers that cover low to high: 1, 2 or 5 times a power of 10."""
-    span = (high - low) or abs(high) or 1.0
+    if high == low:  # a flat line runs through the middle
+        low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
+    span = high - low
     power = 10.0 ** math.floor(math.log10(span / count))
     step = next(power * m for m in (1, 2, 5, 10) if span / (power * m) <= count)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

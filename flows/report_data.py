@@ -25,9 +25,7 @@ def write_report(store: str, names: Sequence[str], output: Path) -> Path:
     runs = tuple(run_section(place, name) for name in names if name not in known)
     data = ReportData(
         title=" · ".join(names) if len(names) <= 2 else "headrace report",
-        subtitle=", ".join(
-            _count(len(some), what) for some, what in ((datasets, "dataset"), (runs, "run")) if some
-        ),
+        subtitle=_subtitle(datasets, runs),
         summary=_summary(datasets, runs) if len(names) > 1 else None,
         datasets=datasets,
         runs=runs,
@@ -35,6 +33,15 @@ def write_report(store: str, names: Sequence[str], output: Path) -> Path:
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(render_report(data), encoding="utf-8")
     return output
+
+
+def _subtitle(datasets: tuple[DatasetSection, ...], runs: tuple[RunSection, ...]) -> str:
+    if len(datasets) + len(runs) > 1:
+        kinds = ((datasets, "dataset"), (runs, "run"))
+        return ", ".join(_count(len(some), what) for some, what in kinds if some)
+    if datasets:
+        return f"{datasets[0].modality} dataset of {datasets[0].samples:,} samples"
+    return f"run on the dataset {runs[0].dataset}"
 
 
 def _count(number: int, what: str) -> str:

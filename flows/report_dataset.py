@@ -9,14 +9,15 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import compute
 
+from flows.report_columns import column_section
 from flows.report_parts import (
     Books,
     DatasetSection,
     RejectCause,
     Table,
 )
-from flows.report_samples import choose, column_section, thumbnails
-from pipelines.catalog import describe_dataset, open_snapshot, read_rejects
+from flows.report_samples import choose, composites, thumbnails
+from pipelines.catalog import describe_dataset, open_snapshot, standing_rejects
 from pipelines.ledger import ledger_of
 from preprocessing.statistics import ByChannels, apart_from_json, merge_apart, most_common
 from storage.columns import list_columns
@@ -24,14 +25,14 @@ from storage.fs import Store
 from storage.manifest import read_table
 from storage.snapshots import Snapshot, part_path
 
-THUMBNAILS, EXAMPLES, SIZES, SHOWN_FILES = 16, 2, 8, 5
+THUMBNAILS, EXAMPLES, SIZES, SHOWN_FILES, LABELS = 16, 2, 8, 5, 30
 
 
 def dataset_section(store: Store, name: str) -> DatasetSection:
     """Return what a report shows of a dataset."""
     snapshot, described = open_snapshot(store, name), describe_dataset(store, name)
     shown = choose(store, snapshot, THUMBNAILS)
-    sizes = {column["fingerprint"]: column["bytes"] for column in described["columns"]}
+    abouts = {column["fingerprint"]: column for column in described["columns"]}
     moving = sorted(shown, key=lambda sample: -sample.row["score"])[:EXAMPLES]
     return DatasetSection(
         name=name,
@@ -61,8 +62,9 @@ def dataset_section(store: Store, name: str) -> DatasetSection:
         **_held_apart(store, snapshot),
         statistics=_statistics(snapshot),
         thumbnails=thumbnails(shown),
+        composites=composites(shown[:EXAMPLES]),
         columns=tuple(
-            column_section(store, name, spec, sizes[spec.fingerprint], moving)
+            column_section(store, name, spec, abouts[spec.fingerprint], moving)
             for spec in list_columns(store, name)
         ),
         ledger=_data_work(store, name),
@@ -87,7 +89,7 @@ def _data_work(store: Store, dataset: str) -> Table | None:
 
 
 def _causes(store: Store, name: str) -> tuple[RejectCause, ...]:
-    rejects = read_rejects(store, name)
+    rejects = standing_rejects(store, name)
     counts = Counter(reject["reason_class"] for reject in rejects)
     return tuple(
         RejectCause(
@@ -105,7 +107,11 @@ def _labels(snapshot: Snapshot) -> dict[str, int]:
     total: Counter[str] = Counter()
     for entry in snapshot.parts:
         total.update(entry.stats["labels"])
-    return {name: count for name, count in sorted(total.items()) if name}
+    del total[""]
+    if len(total) <= LABELS:
+        return dict(sorted(total.items()))
+    shown = dict(total.most_common(LABELS))
+    return {**shown, f"{len(total) - LABELS} more labels": total.total() - sum(shown.values())}
 
 
 def _sizes(snapshot: Snapshot) -> Table:
@@ -147,6 +153,9 @@ def _held_apart(store: Store, snapshot: Snapshot) -> dict[str, Any]:
         for name in ("group", "content_hash")
     }
     groups = len(_values(train, "group")), len(_values(heldout, "group"))
+    if not len(heldout):
+        told = "nothing is held out, so runs have no held-out loss: ingest with a larger --heldout."
+        return {"leaks": told, "leaking": None}
     told = (
         f"{len(train):,} samples of {groups[0]:,} groups to train on, {len(heldout):,} of "
         f"{groups[1]:,} held out; on both sides: {both['group']} groups, "

@@ -65,6 +65,8 @@ class Row:
 
     label: str
     image: Image
+    names: tuple[str, ...] = ()
+    "of its frames, below each"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +75,11 @@ class Exhibit:
 
     title: str
     rows: tuple[Row, ...]
+
+    @property
+    def side_by_side(self) -> bool:
+        """Whether its rows are single pictures, which stand beside each other."""
+        return all(row.image.frames == 1 for row in self.rows)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +117,8 @@ class ColumnSection:
     parameters: dict[str, object]
     bound: str
     bytes: int
+    lacks: str = ""
+    "what of the dataset it does not hold"
     exhibits: tuple[Exhibit, ...] = ()
     key: Image | None = None
     "how to read the colours"
@@ -135,11 +144,14 @@ class DatasetSection:
     "how many samples have which shape"
     leaks: str = ""
     "what is held out, and that no group and no content is on both sides"
-    leaking: bool = False
+    leaking: bool | None = False
+    "None where nothing is held out"
     duplicates: tuple[tuple[str, str], ...] = ()
     "(file, whose content it has), a few"
     statistics: Table | None = None
     thumbnails: tuple[Image, ...] = ()
+    composites: tuple[Exhibit, ...] = ()
+    "a few fields or tiles with their channels"
     columns: tuple[ColumnSection, ...] = ()
     ledger: Table | None = None
     "what data work cost, and what reuse saved"
@@ -153,6 +165,8 @@ class Chart:
     x_label: str
     y_label: str
     series: tuple[Series, ...]
+    note: str = ""
+    "how to read it"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,6 +179,9 @@ class ProbeRow:
     classes: int
     untrained: float | None
     trained: float
+    sure: tuple[float, float] | None = None
+    "95 % interval of the trained encoder's accuracy"
+    untrained_sure: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,8 +192,21 @@ class CheckpointRow:
     heldout_loss: float | None
     samples: int
     "of the order that were seen: positions 0 to this"
-    about: dict[str, object]
-    "recipe, snapshot, columns and code"
+    epochs: float | None = None
+    "how often it has seen the order"
+    fingerprint: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """One thing that a run was made of."""
+
+    what: str
+    name: str
+    fingerprint: str = ""
+    detail: str = ""
+    anchor: str = ""
+    "where in the report it is shown; empty for nowhere"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,14 +225,18 @@ class RunSection:
     masks: tuple[Exhibit, ...] = ()
     pictures: tuple[Image, ...] = ()
     "pictures that the run left while it trained, oldest first"
-    throughput: Table | None = None
+    looks: Table | None = None
+    "signs of learning that were measured once, so that they make no curve"
+    stalls: Table | None = None
+    "what the steps waited for"
     ledger: Table | None = None
     "data work that this run was the first to use, and that it found done"
     probes: tuple[ProbeRow, ...] = ()
     checkpoints: tuple[CheckpointRow, ...] = ()
     settings: dict[str, object] = field(default_factory=dict)
     "the recipe, every default written out"
-    provenance: dict[str, object] = field(default_factory=dict)
+    sources: tuple[Source, ...] = ()
+    "snapshot, columns and code that it was made of"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -164,6 +164,30 @@ def diverging(values: NDArray[np.floating], reach: float = 1.0) -> Picture:
     return np.stack([np.interp(place, steps, c) for c in colours.T], -1).round().astype(np.uint8)
 
 
+def borders_over(picture: Picture, regions: NDArray[np.integer]) -> Picture:
+    """Draw the borders between (H, W) regions over a (H, W, 3) picture."""
+    down = np.diff(regions, axis=0, append=regions[-1:]) != 0
+    right = np.diff(regions, axis=1, append=regions[:, -1:]) != 0
+    return np.where((down | right)[..., None], np.array([255, 220, 60], np.uint8), picture)
+
+
+def code_colours(codes: NDArray[np.integer]) -> Picture:
+    """Return (h, w) codes as colours: the same code has the same one, neighbours differ."""
+    hue = codes[..., None] * 0.618034 % 1 * 6
+    wheel = np.clip(np.abs((hue + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
+    light = 0.55 + 0.4 * (codes[..., None] * 0.754878 % 1)
+    return _to_uint8(light * (0.35 + 0.65 * wheel))
+
+
+def feature_colours(tokens: NDArray[np.float64]) -> Picture:
+    """Return (N, D) tokens as (N, 3) colours: their three main directions, each stretched."""
+    centred = tokens - tokens.mean(0)
+    _, _, directions = np.linalg.svd(centred, full_matrices=False)
+    places = centred @ directions[:3].T
+    low, high = np.percentile(places, (2, 98), axis=0)
+    return _to_uint8((places - low) / np.maximum(high - low, 1e-9))
+
+
 def stretched(values: NDArray[np.generic], low: float = 1, high: float = 99) -> NDArray[np.float64]:
     """Scale values to 0 to 1 between two percentiles of what is finite; the rest is clipped."""
     finite = values[np.isfinite(values)] if values.dtype.kind == "f" else values

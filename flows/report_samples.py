@@ -1,47 +1,32 @@
-"""Stored samples and their columns as pictures of a report."""
+"""Stored samples as pictures of a report: thumbnails, and the bands or channels of a few."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pyarrow import compute
 
-from flows.report_parts import ColumnSection, Exhibit, Image, Row, image
-from flows.report_pictures import (
-    diverging,
-    fitted,
-    flow_over,
-    flow_wheel,
-    full_flow,
-    hog_cells_of_tokens,
-    hog_glyphs,
-    stained,
-    strip,
-    true_colour,
-)
-from pipelines.column_codec import unpack_array
-from pipelines.keys import sample_id
-from pipelines.producers import channels_first, frozen_view, spatial_shape
+from flows.report_parts import Exhibit, Image, Row, image
+from flows.report_pictures import fitted, stained, stretched, strip, true_colour
+from pipelines.producers import channels_first
 from pipelines.rows import place_of
-from preprocessing.flow import int16_to_flow
-from preprocessing.hog import uint8_to_hog
-from preprocessing.indices import int16_to_ndi
 from preprocessing.payloads import decode_payload
-from preprocessing.views import apply_view
-from storage.columns import ColumnSpec, column_path, index_path, part_state
 from storage.fs import Store
 from storage.manifest import read_table
 from storage.shards import ShardReader
 from storage.snapshots import Snapshot, part_path
 
 SHOWN_FRAMES = 6
-THUMBNAIL, EXHIBIT = 120, 144
-"Longer edges in px; six exhibits and their label fill a page of 1080 px."
+THUMBNAIL, EXHIBIT, ALONE = 240, 144, 224
+"Longer edges in px, as stored; six exhibits and their label fill a page of 1080 px."
+INFRARED = ("B08", "B04", "B03")
+"Bands of the usual composite in which plants are red."
+MOST_BANDS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +49,17 @@ class Shown:
             return [self.stored[i] for i in chosen]
         if not channels_first(self.row["ext"]):
             return [self.stored]
-        paint = true_colour if "crs" in json.loads(self.row["metadata"]) else stained
+        paint = true_colour if self.satellite else stained
         return [paint(self.stored, self.bands)]
+
+    def frames_at(self, times: Iterable[int]) -> list[NDArray[np.uint8]]:
+        """Return these frames of a clip; a still gives its picture."""
+        return [self.stored[t] for t in times] if self.stored.ndim == 4 else self.frames()
+
+    @property
+    def satellite(self) -> bool:
+        """Whether it is a tile of a scene."""
+        return "crs" in json.loads(self.row["metadata"])
 
 
 def choose(store: Store, snapshot: Snapshot, count: int) -> list[Shown]:
@@ -77,7 +71,7 @@ def choose(store: Store, snapshot: Snapshot, count: int) -> list[Shown]:
         for place in _spread(np.array(table["label"].to_pylist()), count)[: count - len(chosen)]:
             row = table.slice(place, 1).to_pylist()[0]
             shard = entry.shards[row["shard"]]["name"]
-            payload = _member(store, f"{folder}/{shard}", row)
+            payload = member(store, f"{folder}/{shard}", row)
             bands = json.loads(row["metadata"]).get("channels") or []
             chosen.append(Shown(entry.part, shard, row, decode_payload(row["ext"], payload), bands))
     return chosen
@@ -95,106 +89,50 @@ def _spread(labels: NDArray[Any], count: int) -> list[int]:
     return list(dict.fromkeys(np.stack(spread, 1).ravel().tolist())) if spread else []
 
 
-def _member(store: Store, path: str, row: dict[str, Any]) -> bytes:
+def member(store: Store, path: str, row: dict[str, Any]) -> bytes:
+    """Return the payload of a row of a manifest or of a column's index."""
     with ShardReader(store, path, path) as reader:
         return reader.read(*place_of(row), row["key"])
 
 
 def thumbnails(shown: list[Shown]) -> tuple[Image, ...]:
-    """Return one small picture a sample, its label below."""
+    """Return one small picture a sample, its label or its raw file's name below."""
     return tuple(
         image(
             fitted(sample.frames()[len(sample.frames()) // 2], THUMBNAIL),
-            sample.row["label"] or sample.row["key"],
+            sample.row["label"] or PurePosixPath(sample.row["source"]).name or sample.row["key"],
         )
         for sample in shown
     )
 
 
-def column_section(
-    store: Store, dataset: str, spec: ColumnSpec, size_bytes: int, shown: list[Shown]
-) -> ColumnSection:
-    """Return a column with its values drawn over the first few samples."""
-    draw = DRAWN.get(spec.column)
-    exhibits = []
-    for sample in shown if draw else []:
-        value = _value(store, dataset, spec, sample)
-        if value is not None and draw is not None:
-            exhibits.append(Exhibit(title=sample.row["key"], rows=tuple(draw(sample, spec, value))))
-    key = (
-        image(flow_wheel(), "colour of motion: hue is direction, strength is speed")
-        if spec.column in ("flow", "motion")
-        else None
-    )
-    return ColumnSection(
-        name=spec.column,
-        fingerprint=spec.fingerprint,
-        version=spec.version,
-        parameters=spec.parameters,
-        bound=spec.bound,
-        bytes=size_bytes,
-        exhibits=tuple(exhibits),
-        key=key,
+def labelled(label: str, pictures: Sequence[NDArray[np.uint8]], names: Sequence[str] = ()) -> Row:
+    """Return a strip of pictures of equal size, each with its name below where there are any."""
+    edge = ALONE if len(pictures) == 1 else EXHIBIT
+    frames = [fitted(picture, edge) for picture in pictures]
+    return Row(label=label, image=image(strip(frames), frames=len(frames)), names=tuple(names))
+
+
+def composites(shown: list[Shown]) -> tuple[Exhibit, ...]:
+    """Return fields and tiles as their composites, and each channel or band alone."""
+    return tuple(
+        Exhibit(title=sample.row["key"], rows=_composite_rows(sample))
+        for sample in shown
+        if channels_first(sample.row["ext"])
     )
 
 
-def _value(store: Store, dataset: str, spec: ColumnSpec, sample: Shown) -> NDArray[Any] | None:
-    if part_state(store, dataset, spec, sample.part) != "complete":
-        return None
-    index = read_table(store, index_path(dataset, spec, sample.part))
-    row = index.filter(compute.equal(index["key"], sample.row["key"])).to_pylist()[0]
-    folder = f"{column_path(dataset, spec.column, spec.fingerprint)}/{sample.part}"
-    return unpack_array(_member(store, f"{folder}/{sample.shard}", row))
-
-
-def _row(label: str, pictures: list[NDArray[np.uint8]]) -> Row:
-    frames = [fitted(picture, EXHIBIT) for picture in pictures]
-    return Row(label=label, image=image(strip(frames), frames=len(frames)))
-
-
-def _draw_flow(sample: Shown, spec: ColumnSpec, value: NDArray[Any]) -> Iterator[Row]:
-    frames = sample.stored
-    # Both point from a frame to its predecessor; frame 0 has none.
-    fields = int16_to_flow(value[1:] if spec.column == "motion" else value[0])
-    steps = np.linspace(1, len(frames) - 1, SHOWN_FRAMES).round().astype(int)
-    full = full_flow(fields)
-    yield _row("frames", [frames[i] for i in steps])
-    label = f"{spec.column} to the frame before, full colour {full:.1f} px"
-    yield _row(label, [flow_over(frames[i], fields[i - 1], full) for i in steps])
-
-
-def _draw_hog(sample: Shown, spec: ColumnSpec, value: NDArray[Any]) -> Iterator[Row]:
-    parameters = spec.parameters
-    shape = spatial_shape(sample.stored, sample.row["ext"])
-    first = channels_first(sample.row["ext"])
-    view = frozen_view(parameters, *shape, sample_id(sample.row["key"]), 0)
-    seen = apply_view(sample.stored, view, channels_first=first)
-    edge = view.size // parameters["patch"]
-    times = value.shape[1] // edge**2
-    channels = seen.shape[0] if first else seen.shape[-1]
-    tokens = uint8_to_hog(value[0]).reshape(times, edge**2, -1)
-    steps = np.linspace(0, times - 1, min(times, SHOWN_FRAMES)).round().astype(int)
-    viewed = replace(sample, stored=seen)
-    pictures = (
-        [seen[t * parameters["tubelet"]] for t in steps] if seen.ndim == 4 else viewed.frames()
-    )
-    yield _row("frozen view 0", pictures)
-    cells = [
-        hog_cells_of_tokens(tokens[t], (edge, edge), channels, parameters["bins"]) for t in steps
+def _composite_rows(sample: Shown) -> tuple[Row, ...]:
+    bands = sample.bands or [str(i) for i in range(len(sample.stored))]
+    pictures, names = sample.frames(), ["true colour" if sample.satellite else "all channels"]
+    if sample.satellite and set(INFRARED) <= set(bands):
+        places = [bands.index(name) for name in INFRARED]
+        pictures.append(true_colour(sample.stored[places], ()))
+        names.append(f"infrared: {' '.join(INFRARED)}")
+    alone = [
+        np.rint(stretched(plane) * 255).astype(np.uint8)[..., None].repeat(3, -1)
+        for plane in sample.stored[:MOST_BANDS]
     ]
-    yield _row("gradient histograms", [hog_glyphs(histograms) for histograms in cells])
-
-
-def _draw_ndi(sample: Shown, spec: ColumnSpec, value: NDArray[Any]) -> Iterator[Row]:
-    yield _row("true colour", sample.frames())
-    maps = int16_to_ndi(value)
-    yield _row(" · ".join(spec.parameters["names"]), [diverging(plane) for plane in maps])
-
-
-Drawer = Callable[[Shown, ColumnSpec, NDArray[Any]], Iterator[Row]]
-DRAWN: dict[str, Drawer] = {
-    "flow": _draw_flow,
-    "motion": _draw_flow,
-    "hog": _draw_hog,
-    "ndi": _draw_ndi,
-}
+    what = "band" if sample.satellite else "channel"
+    each = f"each {what}, 1 to 99 % of its values"
+    return labelled("composite", pictures, names), labelled(each, alone, bands[:MOST_BANDS])

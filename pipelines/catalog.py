@@ -36,6 +36,10 @@ def describe_dataset(store: Store, dataset: str) -> dict[str, Any]:
         name: sum(getattr(entry, name) for entry in snapshot.parts)
         for name in ("samples", "bytes", "inputs", "written", "duplicates", "rejects")
     }
+    if totals["rejects"] and len(snapshot.parts) > 1:  # some may have been taken later
+        last = Counter(row["outcome"] for row in read_outcomes(store, dataset))
+        counted = {"written": "written", "duplicates": "duplicate", "rejects": "rejected"}
+        totals |= {"inputs": last.total(), **{name: last[word] for name, word in counted.items()}}
     splits, groups = Counter[str](), Counter[str]()
     for entry in snapshot.parts:
         splits.update(entry.stats["splits"])

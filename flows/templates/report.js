@@ -45,6 +45,12 @@
       dialog.close();
     }
   });
+  for (const strip of document.querySelectorAll(".over-time")) {
+    const figures = strip.querySelectorAll("figure");
+    strip.querySelector("input")?.addEventListener("input", (event) => {
+      figures.forEach((figure, i) => { figure.hidden = i !== event.target.value - 1; });
+    });
+  }
   const open = () => {
     const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
     if (target && target.tagName === "DETAILS") target.open = true;

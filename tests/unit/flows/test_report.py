@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -15,6 +16,7 @@ from flows.report_curves import Series, number, round_ticks, svg_curve
 from flows.report_parts import (
     Books,
     Chart,
+    CheckpointRow,
     ColumnSection,
     DatasetSection,
     Exhibit,
@@ -23,6 +25,7 @@ from flows.report_parts import (
     ReportData,
     Row,
     RunSection,
+    Source,
     Table,
     image,
 )
@@ -82,13 +85,20 @@ def sample_data(books: Books | None = None) -> ReportData:
         ),
         masks=(exhibit,),
         pictures=(image(picture(), "step 100"), image(picture(), "step 200")),
-        throughput=Table(heads=("part", "share"), rows=(("waiting for data", 0.03),)),
+        stalls=Table(heads=("waited for", "seconds"), rows=(("decode", 0.03),)),
         probes=(
             ProbeRow(
                 dataset="clips", probe="kNN", samples=150, classes=2, untrained=0.5, trained=0.625
             ),
         ),
-        provenance={"snapshot": "abcdef"},
+        checkpoints=(CheckpointRow(step=200, heldout_loss=0.5, samples=1600, epochs=10.7),),
+        settings={"mask": {"ratio": 0.9}},
+        sources=(
+            Source(what="recipe", name="run first", anchor="recipe-first"),
+            Source(what="snapshot", name="clips, snapshot 3", anchor="clips"),
+            Source(what="column", name="flow", anchor="column-clips-01234567"),
+            Source(what="column", name="gone", anchor="column-clips-76543210"),
+        ),
     )
     return ReportData(title="a & b", datasets=(dataset,), runs=(run,))
 
@@ -137,11 +147,20 @@ def test_report_shows_what_it_was_given() -> None:
         "mgmae_tiny",
         "62.5 %",
         "+12.5 points",
-        "1 earlier",
+        "Reconstructions over time",
         'id="clips"',
     ):
         assert text in html, text
     assert "<b>.mp4" not in html
+
+
+def test_every_link_leads_somewhere() -> None:
+    html = render_report(sample_data())
+    links = set(re.findall(r'href="#([^"]+)"', html))
+    assert links >= {"clips", "recipe-first", "column-clips-01234567", "made-first-2"}
+    assert links <= set(re.findall(r' id="([^"]+)"', html))
+    alone = render_report(replace(sample_data(), datasets=()))
+    assert set(re.findall(r'href="#([^"]+)"', alone)) <= set(re.findall(r' id="([^"]+)"', alone))
 
 
 def test_books_that_do_not_close_are_shouted() -> None:
