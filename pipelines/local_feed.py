@@ -1,15 +1,19 @@
 """Batches of the local feed: computed in this process, or sooner by workers of this machine.
 
 Workers share memory with the process that they work for, end with it, and are started again where
-one dies; whatever they do, a batch is a function of its number.
+one dies; whatever they do, a batch is a function of its number. They are forked from that process
+where this is safe, which takes milliseconds and no memory of its own, else from a fork server.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import nullcontext
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -19,7 +23,15 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from pipelines.batch import BatchBuilder, Told
 from pipelines.memory import Loans, SharedBlocks
 from pipelines.mixture import Course
-from pipelines.worker import end_with_parent, one_thread, use_one_thread
+from pipelines.worker import (
+    end_with_parent,
+    one_thread,
+    ready_to_fork,
+    reason_not_to_fork,
+    use_one_thread,
+)
+from pipelines.worker_watch import abandon, end_together
+from storage.fs import Store
 
 HELDOUT_EPOCH = 0
 "Held-out batches are always drawn as of this epoch: fixed views and masks."
@@ -27,8 +39,11 @@ WORKER_SECONDS = 600
 "Deadline for a batch from a worker."
 RESTARTS = 8
 "How often a feed starts its workers again after one has died."
+FORKED_SECONDS = 60
+"After so long without a batch forked workers are taken to wait for ever: a fork server's follow."
 _LOOK_SECONDS = 5
 _SMALL = 1 << 20
+FORK, SERVER = "fork", "forkserver"
 
 
 class Batches(Dataset[Told]):
@@ -36,6 +51,7 @@ class Batches(Dataset[Told]):
 
     def __init__(self, course: Course, numbers: range, used: torch.Tensor | None = None) -> None:
         self.course, self.numbers, self.used = course, numbers, used
+        self.builders = course.builders
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -43,7 +59,7 @@ class Batches(Dataset[Told]):
     def settle_in(self, worker: int) -> None:
         """Prepare a worker: all its batches are written into the same few blocks."""
         blocks = SharedBlocks(worker, self.used)
-        for builder in self.course.builders:
+        for builder in self.builders:
             builder.blocks = blocks
 
     def __getitem__(self, index: int) -> Told:
@@ -55,6 +71,7 @@ class Chunks(Dataset[Told]):
 
     def __init__(self, builder: BatchBuilder, places: list[tuple[int, int]], batch: int) -> None:
         self.builder, self.places, self.batch = builder, places, batch
+        self.builders = (builder,)
 
     def __len__(self) -> int:
         return -(-len(self.places) // self.batch)
@@ -92,6 +109,25 @@ def received(value: Any) -> Any:
     return tensor.pin_memory() if torch.cuda.is_available() else tensor
 
 
+class Loaded:
+    """Batches as a loader gives them, anew each time they are asked for."""
+
+    def __init__(self, batches: Batches | Chunks, workers: int) -> None:
+        self.batches, self.workers = batches, workers
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Told]:
+        if not self.workers:
+            return iter(load(self.batches, 0))
+        method = way_to_start(self.batches.builders)
+        return _begun(begin, self.batches, self.workers, method).result()
+
+    def close(self) -> None:
+        """Stop nothing: workers end with the loop."""
+
+
 class WorkerStream:
     """Batches of a course by workers, save the first: it is built here, before they start.
 
@@ -105,6 +141,9 @@ class WorkerStream:
         "the loader's iterator, which owns the workers"
         self.loans: Loans | None = None
         "the workers' memory that is in use here"
+        self.method = ""
+        "how they were started"
+        self._may_fork = True
         self._closed = False
 
     def __len__(self) -> int:
@@ -114,11 +153,12 @@ class WorkerStream:
         if not len(self.numbers):
             return
         self._closed = False
-        with ThreadPoolExecutor(1) as starter:
-            with one_thread():
-                first = self.course.build(self.course.task(self.numbers[0]))
-            starting = starter.submit(self._start, 1)
+        with one_thread():
+            first = self.course.build(self.course.task(self.numbers[0]))
+        starting = self._start(1)
+        try:
             yield first
+        finally:
             starting.result()
         restarts = 0
         for done in range(1, len(self.numbers)):
@@ -129,21 +169,33 @@ class WorkerStream:
                 except (RuntimeError, *_CUT_OFF) as error:
                     if restarts == RESTARTS or not _died(error):
                         raise
+                    self._may_fork = not isinstance(error, _Stuck)
                 restarts += 1
-                self._start(done)
+                abandon(self.started)
+                self._start(done).result()
             yield told
 
-    def _start(self, done: int) -> None:
-        left = self.numbers[done:]
+    def _start(self, done: int) -> Future[None]:
+        """Start workers; those of a fork server meanwhile, forked ones before this returns."""
+        self.method = way_to_start(self.course.builders) if self._may_fork else SERVER
+        starting = _begun(self._start_now, self.numbers[done:])
+        if self.method == FORK:
+            starting.result()
+        return starting
+
+    def _start_now(self, left: range) -> None:
         self.loans = Loans(self.workers)
         batches = Batches(self.course, left, self.loans.used)
-        self.started = iter(load(batches, self.workers, _LOOK_SECONDS)) if left else None
+        started = begin(batches, self.workers, self.method, _LOOK_SECONDS) if left else None
+        self.started = started
+        if self.started is not None:
+            end_together(self.started)
         if self._closed:  # meanwhile
             self.started = None
 
     def _next(self) -> Told:
         """Return the next batch; torch looks whether its workers live only when it gives up."""
-        deadline = time.monotonic() + WORKER_SECONDS
+        asked = time.monotonic()
         assert self.loans is not None
         self.loans.settle()
         while True:
@@ -152,8 +204,11 @@ class WorkerStream:
                 self.loans.lend(told[1].block, told[0]["pixels"])
                 return told
             except RuntimeError as error:
-                if "timed out after" not in str(error) or time.monotonic() > deadline:
+                waited = time.monotonic() - asked
+                if "timed out after" not in str(error) or waited > WORKER_SECONDS:
                     raise
+                if self.method == FORK and waited > FORKED_SECONDS:
+                    raise _Stuck(f"no batch for {waited:.0f} s") from error
 
     def close(self) -> None:
         """Stop the workers, those too that are being started."""
@@ -165,13 +220,53 @@ _CUT_OFF = (ConnectionError, EOFError, FileNotFoundError)
 "what fetching a tensor meets when the worker that holds it dies at that moment"
 
 
+class _Stuck(RuntimeError):
+    """Forked workers gave nothing for too long."""
+
+
 def _died(error: Exception) -> bool:
     """Say whether the loader lost a worker, rather than met an error in one."""
     told = type(error) is RuntimeError and "DataLoader worker (pid" in str(error)
-    return told or isinstance(error, _CUT_OFF)
+    return told or isinstance(error, (_Stuck, *_CUT_OFF))
+
+
+def way_to_start(builders: Iterable[BatchBuilder]) -> str:
+    """Return how workers are started: forked, unless something here may hold a lock of theirs.
+
+    Clients of remote stores do: their connections are kept by threads.
+    """
+    local = all(Store(builder.store_uri).local_path() is not None for builder in builders)
+    return FORK if local and not reason_not_to_fork() else SERVER
+
+
+def _begun(function: Callable[..., Any], *given: Any) -> Future[Any]:
+    """Call a function in a thread of its own.
+
+    Where the main thread starts workers, torch has the death of one interrupt whatever that thread
+    does at the moment, as a step of the trainer.
+    """
+    future: Future[Any] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function(*given))
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=call, daemon=True).start()
+    return future
+
+
+def begin(
+    batches: Batches | Chunks, workers: int, method: str, deadline: float = WORKER_SECONDS
+) -> Iterator[Told]:
+    """Start workers; returns the loader's iterator, which owns them."""
+    with ready_to_fork() if method == FORK else nullcontext():
+        return iter(load(batches, workers, method, deadline))
 
 
 def _start_worker(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who they work for decides, and may go on a while
     use_one_thread()
     torch.set_num_threads(1)
     info = get_worker_info()
@@ -181,19 +276,16 @@ def _start_worker(worker: int) -> None:
 
 
 def load(
-    batches: Dataset[Told], workers: int, deadline: float = WORKER_SECONDS
+    batches: Dataset[Told], workers: int, method: str = SERVER, deadline: float = WORKER_SECONDS
 ) -> DataLoader[Told]:
-    """Return a loader of whole batches, in order.
-
-    Workers come from a fork server: a plain fork would copy the locks of OpenCV's and Arrow's
-    threads, and hang.
-    """
-    multiprocessing.set_forkserver_preload([__name__])
+    """Return a loader of whole batches, in order."""
+    if workers and method == SERVER:
+        multiprocessing.set_forkserver_preload([__name__])
     return DataLoader(
         batches,
         batch_size=None,
         num_workers=workers,
-        multiprocessing_context="forkserver" if workers else None,
+        multiprocessing_context=method if workers else None,
         prefetch_factor=2 if workers else None,
         collate_fn=_packed,
         worker_init_fn=_start_worker,

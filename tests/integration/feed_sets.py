@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import hashlib
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +122,44 @@ def all_ranks(feeds: Sequence[Iterable[dict[str, Any]]]) -> Iterator[dict[str, A
     """Yield global batches of feeds, one of each rank, read in turn."""
     for shares in zip(*feeds, strict=True):
         yield joined(shares)
+
+
+def digests(batch: dict[str, Any]) -> list[str]:
+    """Return a hash of all that a batch holds of each sample: names, types, shapes and bytes."""
+    stream = int(batch.get("stream", 0))
+    found = [hashlib.sha256(f"stream {stream}".encode()) for _ in batch["sample"]]
+    for name in sorted(batch.keys() - {"stream"}):
+        rows = batch[name].numpy()
+        for digest, row in zip(found, rows, strict=True):
+            digest.update(f"{name} {row.dtype} {row.shape}".encode())
+            digest.update(row.tobytes())
+    return [digest.hexdigest() for digest in found]
+
+
+Harm = Mapping[int, Callable[[list[Feed]], None]]
+"what is done to the feeds of all ranks once so many batches have come"
+
+
+def delivered(
+    store: Store, way: str, *, ranks: int = 1, harm: Harm | None = None, **values: Any
+) -> list[list[str]]:
+    """Read a way on all ranks at once; return the digests of each global batch.
+
+    Ranks that end at different steps are an error.
+    """
+    feeds = [open_way(store, way, rank=rank, ranks=ranks, **values) for rank in range(ranks)]
+    got: list[list[str]] = []
+    for shares in zip(*feeds, strict=True):
+        got.append(list(chain.from_iterable(map(digests, shares))))
+        if harm is not None and len(got) in harm:
+            harm[len(got)](feeds)
+    proofs = {tuple((proof.epoch, proof.batches) for proof in feed.proofs) for feed in feeds}
+    assert len(proofs) == 1, "ranks have other epochs"
+    for feed in feeds:
+        feed.close()
+    return got
+
+
+def resume_points(last: int, *place: object) -> tuple[int, int]:
+    """Return the beginning, and a batch drawn for this place of a sweep."""
+    return 0, random.Random(repr(place)).randrange(1, last)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +14,28 @@ import torch
 
 from pipelines.derive import derive, why
 from pipelines.executors import Executor
-from pipelines.feed import open_eval, open_feed, open_heldout
+from pipelines.feed import Feed, open_eval, open_feed, open_heldout
 from pipelines.rows import StaleColumnError
 from preprocessing.targets import TargetConfig
 from preprocessing.views import ViewConfig
 from storage.fs import Store, open_store
 from tests.integration import feed_sets
-from tests.integration.feed_sets import PLAIN, joined, make_store, same
+from tests.integration.feed_sets import (
+    PLAIN,
+    WAYS,
+    delivered,
+    digests,
+    joined,
+    make_store,
+    open_way,
+    resume_points,
+    same,
+)
 from tests.integration.test_ingest import tree_hash
 
 DIRECT = Executor()
+STOP, LONG = 12, 40
+"Batches of a sweep, and of one in which workers die."
 STREAMS = {
     **feed_sets.STREAMS,
     "video": replace(
@@ -68,19 +83,68 @@ def test_workers_ranks_and_resume_change_nothing(name: str, store: Store) -> Non
             assert same(joined(shares), wanted)
 
 
+@pytest.fixture(scope="module")
+def reference(store: Store) -> dict[str, list[list[str]]]:
+    """The digests of every way's batches, built one after another in this process."""
+    return {way: delivered(store, way, stop=STOP) for way in WAYS}
+
+
+def crossed(store: Store, reference: dict[str, list[list[str]]], way: str, *place: int) -> None:
+    ranks, workers = place
+    for start in resume_points(STOP, way, *place):
+        got = delivered(store, way, ranks=ranks, workers=workers, start=start, stop=STOP)
+        assert got == reference[way][start:]
+
+
+def test_ranks_and_workers_of_a_mixture_change_nothing(
+    store: Store, reference: dict[str, list[list[str]]]
+) -> None:
+    assert len({digest for batch in reference["mixture"] for digest in batch}) > STOP
+    crossed(store, reference, "mixture", 2, 2)
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("workers", [0, 1, 2, 3])
-@pytest.mark.parametrize("name", STREAMS)
-def test_any_ranks_and_workers_from_any_batch(name: str, workers: int, store: Store) -> None:
-    stream = STREAMS[name]
-    whole = list(open_feed(store, stream, stop=7))
-    for ranks, start in ((1, 0), (1, 6), (2, 3), (4, 5)):
-        feeds = [
-            open_feed(store, stream, rank=r, ranks=ranks, start=start, stop=7, workers=workers)
-            for r in range(ranks)
-        ]
-        for wanted, *shares in zip(whole[start:], *feeds, strict=True):
-            assert same(joined(shares), wanted)
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("way", WAYS)
+def test_any_ranks_and_workers_from_any_batch(
+    way: str, ranks: int, workers: int, store: Store, reference: dict[str, list[list[str]]]
+) -> None:
+    """The local half of the crossing; the Ray half is in test_ray_feed.py."""
+    crossed(store, reference, way, ranks, workers)
+
+
+def kill_workers(feeds: list[Feed]) -> None:
+    """Kill one worker of each rank."""
+    for feed in feeds:
+        os.kill(feed._source.started._workers[0].pid, signal.SIGKILL)
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_that_is_killed_as_it_sends_hangs_nobody(store: Store) -> None:
+    """A batch of clips is more than a pipe holds, so both workers end up inside of a message."""
+    wanted = [digests(batch) for batch in open_way(store, "video", stop=STOP)]
+    feed = open_way(store, "video", stop=STOP, workers=2)
+    got = []
+    for batch in feed:
+        got.append(digests(batch))
+        if len(got) == 3:
+            time.sleep(2)
+            kill_workers([feed])
+    assert got == wanted
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_killed_workers_change_no_batch(ranks: int, workers: int, store: Store) -> None:
+    wanted = delivered(store, "mixture", stop=LONG)
+    for start in resume_points(LONG // 2, ranks, workers):
+        harm = dict.fromkeys((2, 9), kill_workers)
+        where = {"ranks": ranks, "workers": workers, "start": start, "stop": LONG}
+        assert delivered(store, "mixture", harm=harm, **where) == wanted[start:]
 
 
 def test_an_epoch_holds_every_training_sample_once(store: Store) -> None:
