@@ -62,7 +62,7 @@ class _Frame:
 def round_ticks(low: float, high: float, count: int) -> list[float]:
     """Return about `count` round numbers that cover low to high: 1, 2 or 5 times a power of 10."""
     if high == low:  # a flat line runs through the middle
-        low, high = low - (abs(low) or 1.0) / 2, high + (abs(high) or 1.0) / 2
+        low, high = low - abs(low) / 2, high + (abs(high) / 2 or 1.0)
     span = high - low
     power = 10.0 ** math.floor(math.log10(span / count))
     step = next(power * m for m in (1, 2, 5, 10) if span / (power * m) <= count)

@@ -40,8 +40,8 @@ SIGNS = (
         "effective rank of the features",
         "dimensions",
         {"effective_rank": "rank"},
-        "How many directions the features of held-out samples spread over; near 1 they have "
-        "collapsed.",
+        "How many directions the features of the held-out samples spread over, at most one a "
+        "sample; near 1 of many they have collapsed.",
     ),
     (
         "variance between tokens",
@@ -98,7 +98,7 @@ def run_section(store: Store, name: str) -> RunSection:
         probes=tuple(_probe(probe) for probe in run["probes"]),
         checkpoints=_checkpoints(store, name, recipe["batch"], run["batches_per_epoch"]),
         settings=recipe,
-        sources=_sources(store, name, run["provenance"]),
+        sources=_sources(store, name, recipe["name"], run["provenance"]),
     )
 
 
@@ -163,7 +163,7 @@ def _checkpoints(
     return tuple(sorted(rows, key=lambda row: -row.step))
 
 
-def _sources(store: Store, run: str, provenance: dict[str, Any]) -> tuple[Source, ...]:
+def _sources(store: Store, run: str, recipe: str, provenance: dict[str, Any]) -> tuple[Source, ...]:
     """Return what a run was made of: recipe, snapshot, columns, code."""
     dataset, snapshot = provenance["dataset"], provenance["snapshot"]
     specs = {spec.fingerprint: spec for spec in list_columns(store, dataset)}
@@ -180,7 +180,7 @@ def _sources(store: Store, run: str, provenance: dict[str, Any]) -> tuple[Source
     return (
         Source(
             what="recipe",
-            name=f"run {run}",
+            name=recipe,
             fingerprint=provenance.get("recipe_fingerprint", ""),
             anchor=f"recipe-{run}",
         ),

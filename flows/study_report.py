@@ -19,12 +19,11 @@ HEADS = (
     "run",
     "settings",
     "steps",
-    "first loss",
-    "loss",
+    "loss, first → last",
     "held-out loss",
+    "probe, untrained → trained",
+    "95 % interval",
     "samples/s",
-    "probe untrained",
-    "probe trained",
     "data work, s",
     "saved by reuse, s",
 )
@@ -55,16 +54,17 @@ def _comparison(store: Store, rows: list[dict[str, Any]]) -> Table:
 def _compared(store: Store, row: dict[str, Any]) -> tuple[str | float | int, ...]:
     probe = row.get("probe") or {}
     work = ledger_of(store, run=row["run"])["runs"]
-    shares = (probe.get("untrained_accuracy"), probe.get("accuracy"))
+    shares = [probe.get(name) for name in ("untrained_accuracy", "accuracy")]
+    sure = [probe.get(name) for name in ("low", "high")]
     return (
         row["name"],
         row["settings"],
         row["step"],
-        row["first_loss"],
-        row["loss"],
+        f"{row['first_loss']:.4g} → {row['loss']:.4g}",
         "none" if row["heldout_loss"] is None else row["heldout_loss"],
+        " → ".join(f"{share:.1%}" for share in shares if share is not None),
+        " to ".join(f"{share:.0%}" for share in sure if share is not None),
         round(row["samples_per_second"], 1),
-        *("" if share is None else f"{share:.1%}" for share in shares),
         round(sum(line["spent"] for line in work), 2),
         round(sum(line["saved"] for line in work), 2),
     )
