@@ -21,7 +21,6 @@ from tests.faults.training_runs import (
     make_poisoned_store,
     make_store,
     on_ranks,
-    stop_run,
     train_run,
 )
 from tests.faults.zygote import Zygote
@@ -94,11 +93,12 @@ def test_killed_at_every_call_that_writes(made: Path, zygote: Zygote, calls: int
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kind", RUNS)
 def test_killed_after_every_step(kind: str, made: Path, zygote: Zygote) -> None:
+    run = f"{kind}-often"
     for kill in range(1, STEPS):
-        run = f"{kind}-after-{kill}"
         assert zygote.run(train_run, made, kind, run, kill, []).code == -signal.SIGKILL
-        assert zygote.run(train_run, made, kind, run, 0, []).code == 0
-        assert equal(left_by(made, f"{kind}-whole"), left_by(made, run))
+    assert zygote.run(train_run, made, kind, run, 0, []).code == 0
+    assert equal(left_by(made, f"{kind}-whole"), left_by(made, run))
+    assert batches_of(made, f"{kind}-whole") == batches_of(made, run)
 
 
 SLOW = pytest.mark.slow
@@ -109,12 +109,24 @@ def test_asked_to_stop_it_saves_and_goes_on(
     number: signal.Signals, made: Path, zygote: Zygote
 ) -> None:
     run = f"stopped-{number.name}"
-    stopped = zygote.run(stop_run, made, "image", run, 5, number)
+    stopped = zygote.run(train_run, made, "image", run, 5, [], number)
     assert "saved at step 5; add --resume" in stopped.error
     assert list_checkpoints(open_store(made / "store"), run) == [4, 5]
     assert zygote.run(train_run, made, "image", run, 0, []).code == 0
     whole, again = left_by(made, "image-whole"), left_by(made, run)
     assert equal(whole, again)
+
+
+@pytest.mark.slow
+def test_all_ranks_stop_where_one_is_asked_to(made: Path, zygote: Zygote) -> None:
+    run = "one-asked"
+    stopped = zygote.run(on_ranks, 2, made, "image", run, 5, [], signal.SIGTERM)
+    assert "saved at step 5; add --resume" in stopped.error
+    assert list_checkpoints(open_store(made / "store"), run) == [4, 5]
+    for name in (run, "none-asked"):
+        ended = zygote.run(on_ranks, 2, made, "image", name, 0, [])
+        assert (ended.code, ended.result) == (0, [0]), ended.error
+    assert equal(left_by(made, "none-asked"), left_by(made, run))
 
 
 def test_ranks_come_and_go(made: Path, zygote: Zygote) -> None:

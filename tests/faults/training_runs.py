@@ -81,34 +81,38 @@ def recipe_of(kind: str, words: list[str]) -> Recipe:
     return read_recipe(name, [*SMALL, *UNEVEN, *own, f"data.dataset={kind}", *words])
 
 
-def train_run(folder: Path, kind: str, run: str, kill: int, words: list[str]) -> None:
-    """Begin or continue a run; die by SIGKILL after step `kill`, 0: never.
+def train_run(
+    folder: Path,
+    kind: str,
+    run: str,
+    kill: int,
+    words: list[str],
+    number: int = signal.SIGKILL,
+) -> None:
+    """Begin or continue a run; its process gets a signal after step `kill`, 0: never. Of several
+    ranks all are killed, but the first one alone gets another signal.
 
     Every batch that it takes is noted in a file beside the store.
     """
+    meant = number == signal.SIGKILL or os.environ.get("RANK", "0") == "0"
 
     def die(what: str, done: int, total: int) -> None:
-        if what.startswith("pretrain") and done == kill:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if what.startswith("pretrain") and done == kill and meant:
+            os.kill(os.getpid(), number)
 
     _note_batches(folder / f"{run}.batches")
     store = open_store(folder / "store")
     pretrain(store, recipe_of(kind, words), run=run, resume=True, progress=die)
 
 
-def stop_run(folder: Path, kind: str, run: str, stop: int, number: int) -> None:
-    """Begin a run, and send its process a signal after step `stop`."""
-
-    def ask(what: str, done: int, total: int) -> None:
-        if what.startswith("pretrain") and done == stop:
-            os.kill(os.getpid(), number)
-
-    store = open_store(folder / "store")
-    pretrain(store, recipe_of(kind, []), run=run, resume=True, progress=ask)
-
-
 def on_ranks(
-    ranks: int, folder: Path, kind: str, run: str, kill: int, words: list[str]
+    ranks: int,
+    folder: Path,
+    kind: str,
+    run: str,
+    kill: int,
+    words: list[str],
+    number: int = signal.SIGKILL,
 ) -> list[int]:
     """Do `train_run` on several ranks, each a process; returns how the others ended."""
     with socket.socket() as free:
@@ -123,12 +127,12 @@ def on_ranks(
             os.environ["RANK"] = str(rank)
             code = 1
             try:
-                train_run(folder, kind, run, kill, words)
+                train_run(folder, kind, run, kill, words, number)
                 code = 0
             finally:
                 os._exit(code)
         children.append(child)
-    train_run(folder, kind, run, kill, words)
+    train_run(folder, kind, run, kill, words, number)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
 
