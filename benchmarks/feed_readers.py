@@ -344,9 +344,10 @@ class Tree:
         return sum(self.seconds.values())
 
     def _watch(self) -> None:
+        rest = threading.Event()  # beside a thread that waits workers may be forked
         while True:
             self._look()
-            time.sleep(0.2)
+            rest.wait(0.2)
 
     def _look(self) -> None:
         memory = 0

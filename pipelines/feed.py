@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
 import storage.allocator  # noqa: F401  # before Arrow
 from pipelines.artefacts import resolve_all
@@ -22,7 +21,7 @@ from pipelines.audit import Proof
 from pipelines.batch import About, Batch, BatchBuilder, Told
 from pipelines.cache import Ahead
 from pipelines.catalog import open_snapshot
-from pipelines.local_feed import Batches, Chunks, WorkerStream, load, received
+from pipelines.local_feed import Batches, Chunks, Loaded, WorkerStream, received
 from pipelines.mixture import Course, Turns
 from pipelines.order import Order, default_lanes, remainder
 from pipelines.rows import ShardRows, read_rows, shard_sizes
@@ -41,6 +40,8 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Told]: ...
 
     def __len__(self) -> int: ...
+
+    def close(self) -> None: ...
 
 
 class TooManyFailures(RuntimeError):
@@ -84,6 +85,7 @@ class Feed:
             if told is None:
                 return
             batch, about = told
+            told = None  # else its memory is in use until the next one has come
             batch = {name: received(value) for name, value in batch.items()}
             came = time.perf_counter()
             self.stalls.add(asked, came, about.done, about.seconds)
@@ -96,6 +98,7 @@ class Feed:
                 if len(self.audits) > 1:
                     batch["stream"] = torch.tensor(stream)
             yield batch
+            del batch
 
     def _fetch_ahead(self) -> None:
         """Begin to download the remote shards of the next epoch's worth of batches."""
@@ -120,8 +123,7 @@ class Feed:
         """Stop the workers and downloads, if any; those of held-out samples end with the loop."""
         if self._ahead is not None:
             self._ahead.close()
-        if not isinstance(self._source, DataLoader):  # whose workers end with its iterator
-            self._source.close()
+        self._source.close()
 
 
 def open_feed(
@@ -222,7 +224,9 @@ def _source(course: Course, numbers: range, workers: int, kind: str) -> Source:
         return RayStream(course, numbers, max(workers, 1))
     if kind != "local":
         raise ValueError(f"feed is {kind!r}; it must be local or ray.")
-    return WorkerStream(course, numbers, workers) if workers else load(Batches(course, numbers), 0)
+    if workers:
+        return WorkerStream(course, numbers, workers)
+    return Loaded(Batches(course, numbers), 0)
 
 
 def open_heldout(store: Store, stream: StreamConfig, *, workers: int = 0) -> Feed | None:
@@ -258,7 +262,7 @@ def _in_stored_order(
     builder = BatchBuilder(store.uri, stream, rows, labelled=labelled)
     chunks = Chunks(builder, places, stream.batch)
     about = {**_about(store, snapshot, stream), "batches_per_epoch": len(chunks), "remainder": 0}
-    return Feed(load(chunks, workers), rows, **about)
+    return Feed(Loaded(chunks, workers), rows, **about)
 
 
 def _open_rows(

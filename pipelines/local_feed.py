@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from pipelines.batch import BatchBuilder, Told
-from pipelines.memory import Loans, SharedBlocks
+from pipelines.memory import Blocks, Loans, SharedBlocks
 from pipelines.mixture import Course
 from pipelines.worker import (
     end_with_parent,
@@ -52,12 +52,15 @@ class Batches(Dataset[Told]):
     def __init__(self, course: Course, numbers: range, used: torch.Tensor | None = None) -> None:
         self.course, self.numbers, self.used = course, numbers, used
         self.builders = course.builders
+        self.copied: list[Told] = []
+        "what a forked worker has a copy of, and lets go"
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def settle_in(self, worker: int) -> None:
         """Prepare a worker: all its batches are written into the same few blocks."""
+        self.copied.clear()
         blocks = SharedBlocks(worker, self.used)
         for builder in self.builders:
             builder.blocks = blocks
@@ -143,6 +146,8 @@ class WorkerStream:
         "the workers' memory that is in use here"
         self.method = ""
         "how they were started"
+        self._first: list[Told] = []
+        "the batch built here, until it is asked for"
         self._may_fork = True
         self._closed = False
 
@@ -154,10 +159,10 @@ class WorkerStream:
             return
         self._closed = False
         with one_thread():
-            first = self.course.build(self.course.task(self.numbers[0]))
+            self._first.append(self.course.build(self.course.task(self.numbers[0])))
         starting = self._start(1)
         try:
-            yield first
+            yield self._first.pop()
         finally:
             starting.result()
         restarts = 0
@@ -174,6 +179,7 @@ class WorkerStream:
                 abandon(self.started)
                 self._start(done).result()
             yield told
+            del told  # else its block is in use until the next batch has come
 
     def _start(self, done: int) -> Future[None]:
         """Start workers; those of a fork server meanwhile, forked ones before this returns."""
@@ -186,8 +192,12 @@ class WorkerStream:
     def _start_now(self, left: range) -> None:
         self.loans = Loans(self.workers)
         batches = Batches(self.course, left, self.loans.used)
+        if self.method == FORK:
+            batches.copied = self._first
         started = begin(batches, self.workers, self.method, _LOOK_SECONDS) if left else None
         self.started = started
+        for builder in self.course.builders:
+            builder.blocks = Blocks()  # none is built here any more
         if self.started is not None:
             end_together(self.started)
         if self._closed:  # meanwhile
@@ -286,7 +296,8 @@ def load(
         batch_size=None,
         num_workers=workers,
         multiprocessing_context=method if workers else None,
-        prefetch_factor=2 if workers else None,
+        # Two batches ahead at least: each one more a worker is a block more of its memory.
+        prefetch_factor=max(1, 2 // workers) if workers else None,
         collate_fn=_packed,
         worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
