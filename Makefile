@@ -23,7 +23,7 @@ help:
 setup: $(STAMP)
 
 # The stamp is written last, so an install that was interrupted is taken up again.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt preprocessing/_jpeg.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "setup: $$($(PYTHON) --version 2>&1) is too old. headrace needs Python 3.11 or newer. Name one: make setup PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/pip || { rm -rf $(VENV) && $(PYTHON) -m venv $(VENV); } || { rm -rf $(VENV); \

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 KINDS = ("resized_crop", "multi_scale", "random_crop", "square_crop", "center")
 _MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)
-_AREA_FROM = 1.5
+AREA_FROM = 1.5
 _SNAP = 3
 "Multi-scale crop sizes this close to the output size become it, and need no resize."
 _QUARTERS = (
@@ -94,6 +94,11 @@ def center_view(size: int, height: int, width: int) -> View:
     """Return the largest centred square, unmirrored: the view of evaluation."""
     edge = min(height, width)
     return View((height - edge) // 2, (width - edge) // 2, edge, edge, size, False)
+
+
+def interpolated(view: View) -> bool:
+    """Say whether `apply_view` shows a view by bilinear interpolation, or as it is."""
+    return min(view.height, view.width) < AREA_FROM * view.size
 
 
 def _offset(free: int, rng: np.random.Generator) -> int:
@@ -188,7 +193,7 @@ def _resize(image: NDArray[Any], view: View, out: NDArray[Any] | None = None) ->
     """Return a cut box (H, W) or (H, W, C) at the output size, mirrored if asked."""
     height, width = image.shape[:2]
     if (height, width) != (view.size, view.size):
-        area = min(height, width) >= _AREA_FROM * view.size
+        area = min(height, width) >= AREA_FROM * view.size
         image = _scaled(image, view.size, cv2.INTER_AREA if area else cv2.INTER_LINEAR, out)
     elif not view.flip:
         return image.copy()
@@ -245,15 +250,15 @@ def view_flow(
     Returns:
         (..., *out_grid, 2) float32, in px of the view.
     """
-    rows = _resampling(view.top, view.height, cell, flow.shape[-3], out_grid[0])
-    columns = _resampling(view.left, view.width, cell, flow.shape[-2], out_grid[1])
+    rows = resampling(view.top, view.height, cell, flow.shape[-3], out_grid[0])
+    columns = resampling(view.left, view.width, cell, flow.shape[-2], out_grid[1])
     scale = np.array([view.size / view.width, view.size / view.height], dtype=np.float32)
     moved = np.moveaxis(flow.astype(np.float32, copy=False), -1, 0)
     seen = (np.moveaxis(rows @ moved @ columns.T, 0, -1) * scale).astype(np.float32, copy=False)
     return np.ascontiguousarray(flip_flow(seen) if view.flip else seen)
 
 
-def _resampling(begin: int, length: int, cell: int, cells: int, out: int) -> NDArray[np.float32]:
+def resampling(begin: int, length: int, cell: int, cells: int, out: int) -> NDArray[np.float32]:
     """Return the (out, cells) weights of stored cells in each cell of the view; rows sum to 1."""
     edges = (begin + np.arange(out + 1) * (length / out)) / cell
     index = np.arange(cells)

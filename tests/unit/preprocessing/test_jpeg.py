@@ -10,8 +10,8 @@ import pytest
 
 from preprocessing.images import decode_rgb
 from preprocessing.jpeg import decode_plain, plain_frame, view_reduced
-from preprocessing.jpeg_region import decode_region
-from preprocessing.views import View, apply_view
+from preprocessing.jpeg_region import decode_region, decode_view
+from preprocessing.views import View, apply_view, interpolated
 
 SAMPLING = {
     "444": cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
@@ -75,35 +75,47 @@ def test_a_large_box_is_decoded_small_and_looks_the_same(times: int, edge: int) 
     assert view_reduced(data, corner).shape == (32, 32, 3)  # type: ignore[union-attr]  # large
 
 
-@pytest.mark.parametrize("sampling", SAMPLING)
+@pytest.mark.parametrize("sampling", ["444", "422", "420"])
 @pytest.mark.parametrize("restart", [0, 3])
-def test_a_box_has_the_pixels_of_the_whole_picture(sampling: str, restart: int) -> None:
+@pytest.mark.parametrize("own_codes", [0, 1])
+def test_a_box_has_the_pixels_of_the_whole_picture(
+    sampling: str, restart: int, own_codes: int
+) -> None:
     rng = np.random.default_rng(len(sampling) + restart)
     factors = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SAMPLING[sampling])
-    decoded = 0
-    for _ in range(60):
-        height, width = (int(edge) for edge in rng.integers(1, 120, 2))
-        pixels = rng.integers(0, 255, (height, width, 3), np.uint8)
-        data = jpeg(pixels, *factors, cv2.IMWRITE_JPEG_RST_INTERVAL, restart)
+    coded = (cv2.IMWRITE_JPEG_RST_INTERVAL, restart, cv2.IMWRITE_JPEG_OPTIMIZE, own_codes)
+    for _ in range(40):
+        height, width = int(rng.integers(1, 120)), int(rng.integers(8, 120))
+        noise = rng.integers(0, 255, (height, width, 3), np.uint8)
+        quality = (cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(5, 101)))
+        data = jpeg(
+            noise if rng.random() < 0.5 else picture(height, width), *factors, *coded, *quality
+        )
         whole = decode_rgb(data)
         for _ in range(4):
             box = random_box(rng, height, width)
             region = decode_region(data, box)
-            if region is not None:
-                decoded += 1
-                there = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
-                np.testing.assert_array_equal(region, whole[there])
-    assert decoded == (240 if has_turbojpeg() else 0)
+            planes = np.empty((3, box.size, box.size), np.uint8)
+            shown = decode_view(data, box, planes)
+            if not compiled():
+                assert region is None and not shown
+                continue
+            there = slice(box.top, box.top + box.height), slice(box.left, box.left + box.width)
+            np.testing.assert_array_equal(region, whole[there])
+            assert shown or max(box.height, box.width) > box.size
+            if shown and interpolated(box):
+                np.testing.assert_array_equal(planes.transpose(1, 2, 0), apply_view(whole, box))
 
 
 def random_box(rng: np.random.Generator, height: int, width: int) -> View:
     h, w = int(rng.integers(1, height + 1)), int(rng.integers(1, width + 1))
     top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
-    return View(top, left, h, w, 32)
+    size = int(rng.choice([8, 31, 32, 64, 96, 224]))
+    return View(top, left, h, w, size, bool(rng.random() < 0.5))
 
 
-def has_turbojpeg() -> bool:
-    return find_spec("turbojpeg") is not None
+def compiled() -> bool:
+    return find_spec("preprocessing._jpeg") is not None
 
 
 def test_what_has_no_region_is_decoded_whole() -> None:
@@ -113,3 +125,26 @@ def test_what_has_no_region_is_decoded_whole() -> None:
     assert decode_region(jpeg(picture(40, 50), cv2.IMWRITE_JPEG_PROGRESSIVE, 1), box) is None
     assert decode_region(data, View(3, 4, 38, 20, 32)) is None  # below the picture
     assert decode_region(data[: len(data) // 4], View(0, 0, 40, 50, 32)) is None  # cut short
+    for sampling in ("440", "411"):
+        factors = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SAMPLING[sampling])
+        assert decode_region(jpeg(picture(40, 50), *factors), box) is None
+
+
+@pytest.mark.skipif(not compiled(), reason="without a C compiler pictures are decoded whole")
+def test_damage_changes_no_other_memory_and_ends() -> None:
+    """Where damage is not met the pixels may differ: checksums are what finds it."""
+    rng = np.random.default_rng(3)
+    factors = (cv2.IMWRITE_JPEG_SAMPLING_FACTOR, SAMPLING["420"], cv2.IMWRITE_JPEG_RST_INTERVAL, 5)
+    data = np.frombuffer(jpeg(picture(90, 70), *factors), np.uint8)
+    memory = np.full((5, 32, 32), 77, np.uint8)
+    refused = 0
+    for _ in range(2000):
+        damaged = data.copy()
+        places = rng.integers(0, len(data), 3)
+        damaged[places] = rng.choice([0, 255, 7, 200], 3)
+        cut = damaged[: rng.integers(1, len(data) + 1)] if rng.random() < 0.3 else damaged
+        box = random_box(rng, 90, 70)
+        view = View(box.top, box.left, box.height, box.width, 32, box.flip)
+        refused += not decode_view(cut.tobytes(), view, memory[1:4])
+        assert (memory[[0, 4]] == 77).all()
+    assert 100 < refused < 1900
