@@ -34,8 +34,8 @@ def _function() -> Any:
     except (OSError, AttributeError):  # compiled for another system, or by an older version
         return None
     number, pointer = ctypes.c_int, ctypes.c_void_p
-    data = [ctypes.c_char_p, ctypes.c_size_t]
-    function.argtypes = [*data, *[number] * 6, pointer, ctypes.c_size_t, pointer]
+    given: list[Any] = [ctypes.c_char_p, ctypes.c_size_t, *[number] * 6]
+    function.argtypes = [*given, pointer, ctypes.c_size_t, pointer]
     function.restype = ctypes.c_long
     return function
 
