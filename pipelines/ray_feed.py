@@ -16,11 +16,22 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayTaskError
 
 from pipelines.batch import Told
+from pipelines.decode_choice import Decode, agree, find_here, wants_gpu, without_gpu
 from pipelines.mixture import Course
-from pipelines.ray_jobs import cluster_cpus, start_ray, started_here
-from pipelines.ray_pool import ACTOR_CPUS, Pool
+from pipelines.ray_code import Driver
+from pipelines.ray_jobs import (
+    cause,
+    cluster_cpus,
+    cluster_gpus,
+    start_ray,
+    started_here,
+    this_driver,
+)
+from pipelines.ray_pool import ACTOR_CPUS, Pool, gpu_share
+from pipelines.worker import use_one_thread
 
 FIRST_BATCH_SECONDS = 300.0
 "Deadline of the first batch; actors that find no room would otherwise be waited for without end."
@@ -51,9 +62,11 @@ class RayStream:
 
     def __iter__(self) -> Iterator[Told]:
         start_ray()
-        check_room(self.actors, 1 if started_here() else self.course.ranks)
+        ranks = 1 if started_here() else self.course.ranks
+        check_room(self.actors, ranks)
         self.close()
-        pool = self.pool = Pool(self.course, self.numbers, self.actors, self.budget)
+        gpus = gpu_share(self.actors * ranks) if wants_gpu(self.course) else 0.0
+        pool = self.pool = Pool(self.course, self.numbers, self.actors, self.budget, gpus)
         seconds = self.first_seconds
         here = ray.get_runtime_context().get_node_id()
         try:
@@ -70,6 +83,33 @@ class RayStream:
         """End the actors."""
         if self.pool is not None:
             self.pool.close()
+
+
+def settle_on_ray(course: Course, actors: int) -> Decode:
+    """Return who decodes for a Ray feed, the same on every rank.
+
+    Raises:
+        DeviceError: a GPU is asked for, and the cluster has none, or it cannot decode a stream.
+    """
+    start_ray()
+    if not cluster_gpus():
+        return agree(course, without_gpu(course, "the Ray cluster has no GPU"))
+    if wants_gpu(course):
+        return Decode("gpu", "asked for")  # each actor tries its own as it starts
+    share = gpu_share(max(actors, 1) * course.ranks)
+    task = ray.remote(num_cpus=ACTOR_CPUS, num_gpus=share)(_found_there)
+    try:
+        found = ray.get(task.remote(this_driver(), course, actors), timeout=FIRST_BATCH_SECONDS)
+    except RayTaskError as error:
+        raise cause(error) from None
+    return agree(course, found)
+
+
+def _found_there(driver: Driver, course: Course, actors: int) -> Decode:
+    """Find out on a node of the cluster that has a GPU."""
+    driver.be_like()
+    use_one_thread()
+    return find_here(course, actors)
 
 
 def _own(value: Any) -> torch.Tensor:

@@ -175,3 +175,8 @@ def told_room() -> str:
 def cluster_cpus() -> float:
     """Return the number of CPUs of the cluster, free or not."""
     return float(ray.cluster_resources().get("CPU", 0.0))
+
+
+def cluster_gpus() -> float:
+    """Return the number of GPUs of the cluster, free or not."""
+    return float(ray.cluster_resources().get("GPU", 0.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,14 +11,17 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipelines.batch import About
+from pipelines.decode_choice import find_here
 from pipelines.mixture import Course
 from pipelines.processes import ATTEMPTS, WorkerDiedError
 from pipelines.ray_code import Driver, refuse_missing
-from pipelines.ray_jobs import cause, this_driver, told_room
+from pipelines.ray_jobs import cause, cluster_gpus, this_driver, told_room
 from pipelines.worker import use_one_thread
 
 Arrays = dict[str, Any]
 ACTOR_CPUS = 0.5
+ACTOR_GPUS = 0.25
+"Most of a GPU that an actor takes which decodes there: decoders leave most of one idle."
 RESTARTS = 8
 "Deaths before the start, of each actor and in a row, that are borne."
 QUEUED = 2
@@ -30,18 +34,21 @@ class _Builder:
 
     course: Course
 
-    def ready(self, driver: Driver, shared: list[Any]) -> None:
-        """Get ready to build what the driver would.
+    def ready(self, driver: Driver, shared: list[Any], gpu: bool) -> None:
+        """Get ready to build what the driver would, on a GPU if it is to decode.
 
         Raises:
             OtherCodeError: this process runs other code.
             StoreError: it does not see the store.
+            DeviceError: its GPU cannot decode.
         """
         driver.be_like()
         use_one_thread()
         self.course = ray.get(shared[0])
         for builder in self.course.builders:
             refuse_missing(builder.store_uri)
+        if gpu:
+            find_here(self.course, 1)
 
     def build(self, number: int) -> tuple[Arrays, About, str]:
         """Return a batch as arrays, what is told about it, and the node that built it."""
@@ -98,8 +105,10 @@ class Ahead:
 class Pool:
     """The actors of one rank, what each of them builds, and what is built."""
 
-    def __init__(self, course: Course, numbers: range, actors: int, budget: int) -> None:
-        self.course, self.ahead = course, Ahead(budget)
+    def __init__(
+        self, course: Course, numbers: range, actors: int, budget: int, gpus: float = 0.0
+    ) -> None:
+        self.course, self.ahead, self.gpus = course, Ahead(budget), gpus
         self.shared = ray.put(course)
         self.following = iter(numbers)
         self.next: int | None = next(self.following, None)
@@ -145,8 +154,9 @@ class Pool:
                     self._answer(reference)
 
     def _start(self) -> _Actor:
-        actor = _Actor(_Builder.remote())
-        self.calls[actor.handle.ready.remote(this_driver(), [self.shared])] = _Call(actor)
+        actor = _Actor(_Builder.options(num_gpus=self.gpus).remote())
+        ready = actor.handle.ready.remote(this_driver(), [self.shared], self.gpus > 0)
+        self.calls[ready] = _Call(actor)
         return actor
 
     def _hand_out(self) -> None:
@@ -230,6 +240,11 @@ class Pool:
             f"ray feed: batch {number} did not come in {seconds:g} s. {started} of "
             f"{len(self.actors)} actors run, which want {ACTOR_CPUS:g} CPU each; {told_room()}"
         )
+
+
+def gpu_share(actors: int) -> float:
+    """Return how much of a GPU each of so many actors asks for, so that all find room."""
+    return min(ACTOR_GPUS, math.floor(1000 * cluster_gpus() / actors) / 1000)
 
 
 def _last_line(error: BaseException) -> str:

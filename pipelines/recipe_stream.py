@@ -20,6 +20,7 @@ def stream_of(recipe: Any) -> StreamConfig:
         samples=recipe.data.samples,
         where=recipe.data.where,
         failures=recipe.data.failures,
+        decode=recipe.data.decode,
         view=recipe.view,
         mask=recipe.mask,
         targets=tuple(target for target in recipe.target if target.source != "inputs"),

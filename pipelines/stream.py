@@ -17,6 +17,7 @@ from storage.columns import ColumnSpec
 
 STREAM_TARGETS = ("hog", "hog_scales", "ndi", "features", "label")
 "Targets that the stream makes or reads; pixels the objective takes from the pixels."
+DECODES = ("cpu", "gpu", "auto")
 COLUMN_ONLY = ("features",)
 "Targets that are never made in the stream."
 
@@ -60,6 +61,8 @@ class StreamConfig:
     "conditions on the samples that are taken; see `pipelines.filters`"
     classes: tuple[str, ...] = ()
     "labels by their number, where they are a target"
+    decode: str = "cpu"
+    """who decodes pictures and clips: cpu, gpu, or auto; see `pipelines.decode_choice`"""
     failures: int = 0
     """samples that may fail while training (a checksum, a decoder), each replaced by a substitute
     that seed, epoch and sample fix; one more ends the run"""
@@ -74,6 +77,10 @@ class StreamConfig:
         if self.stride < 1:
             raise ValueError(f"data.stride is {self.stride}; it must be 1 or more.")
         check_where(self.where)
+        if self.decode not in DECODES:
+            raise ValueError(
+                f"data.decode is {self.decode!r}; it must be one of {', '.join(DECODES)}."
+            )
         if self.series:
             self._check_series()
         if self.failures < 0:

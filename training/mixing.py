@@ -85,7 +85,7 @@ def check_mixture(recipe: Recipe) -> None:
 
 
 def pin_snapshots(recipe: Recipe, told: Mapping[str, Any]) -> Recipe:
-    """Return the recipe with each of its datasets at a fixed snapshot.
+    """Return the recipe with each of its datasets at a fixed snapshot, decoded by whom it was.
 
     Args:
         told: what a feed says of its data (`Feed.fingerprints`); a run keeps it.
@@ -97,4 +97,6 @@ def pin_snapshots(recipe: Recipe, told: Mapping[str, Any]) -> Recipe:
         for part, snapshot in zip(data.mixture, others, strict=bool(others))
     )
     pinned = replace(data, snapshot=data.snapshot or told["snapshot"], mixture=parts)
+    if data.decode == "auto":
+        pinned = replace(pinned, decode=told.get("decode", "cpu"))
     return replace(recipe, data=pinned)

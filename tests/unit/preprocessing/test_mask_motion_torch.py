@@ -15,18 +15,9 @@ from preprocessing.mask_motion import gaussian_map, mask_volume
 from preprocessing.mask_motion_torch import make_masks, mask_volumes
 from preprocessing.masks import MaskConfig, make_mask
 from preprocessing.randomness import borrowed, generator
+from tests.unit.preprocessing.devices import DEVICES
 
 GRID, K, CLIPS = (4, 7, 7), 2, 6
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.gpu,
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is here"),
-        ],
-    ),
-]
 
 
 def flows(seed: int, frames: int = 8, clips: int = CLIPS) -> np.ndarray:
