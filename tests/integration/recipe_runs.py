@@ -7,6 +7,7 @@ demo's own raw inputs; its columns are what `headrace derive --for` finds that i
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 import sys
@@ -28,7 +29,7 @@ from storage.fs import Store, open_store
 from tests.integration.field_sets import FIELD_SETS
 from training.checkpoints import list_checkpoints, read_checkpoint
 from training.import_weights import load_exported
-from training.recipe import read_recipe
+from training.recipe import RECIPES, read_recipe
 
 MODALITIES = {"images": "image", "videos": "video", "cells": "microscopy", "tiles": "satellite"}
 "The datasets of small recipes, each made by the demo's maker of that modality."
@@ -108,11 +109,25 @@ def _hand_on(store: Path, place: Store, run: str, step: int) -> None:
     assert all(torch.equal(loaded[key], wanted[key]) for key in wanted)
 
 
+def import_all() -> int:
+    """Import every module that is not Ray's own; returns how many there are."""
+    found = [
+        path.relative_to(RECIPES.parent).with_suffix("")
+        for package in ("preprocessing", "storage", "pipelines", "training")
+        for path in sorted((RECIPES.parent / package).rglob("*.py"))
+        if not path.name.startswith(("ray_", "__init__"))
+    ]
+    for path in found:
+        importlib.import_module(".".join(path.parts))
+    return len(found)
+
+
 def main() -> None:
     """Run the recipes that the words name, in the folder that the first word names, where Ray and
     Prefect cannot be imported.
     """
     folder, *names = sys.argv[1:]
+    assert import_all() > 100
     with few_samples():
         for name in names:
             run_recipe(Path(folder), name, 12)
