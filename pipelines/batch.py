@@ -39,7 +39,7 @@ from preprocessing.targets import (
     patch_values,
     target_from_pixels,
 )
-from preprocessing.views import View, apply_view
+from preprocessing.views import apply_view
 from storage.shards import ShardError
 
 Batch = dict[str, Any]

@@ -60,7 +60,12 @@ class ShardRows:
 
     def row(self, number: int) -> Row:
         """Return the manifest row of a sample."""
-        return Row(self._values_of("", self.table), number)
+        return Row(self.values(), number)
+
+    def values(self) -> Mapping[str, Values]:
+        """Return the columns of the manifest, by their names."""
+        values = self._values.get("")
+        return self._values_of("", self.table) if values is None else values
 
     def column_row(self, name: str, number: int) -> Row:
         """Return the index row of a sample in a column."""

@@ -262,33 +262,42 @@ class ShardReader:
         Raises:
             ShardError: they are not the bytes that were written. Names the sample.
         """
+        data = self.sound(offset, size, expected)
+        return data if data is not None else self._read_again(offset, size, expected, key)
+
+    def sound(self, offset: int, size: int, expected: int) -> bytes | None:
+        """Return a member's bytes if one read of a local file has them sound; else None."""
+        if self._handle < 0:
+            return None
         try:
-            if self._handle >= 0:
-                data = os.pread(self._handle, size, offset)
-            else:
-                data = self._read_remote(size, offset)
-        except (OSError, OverflowError, MemoryError) as error:
-            self._fail(key, f"cannot be read ({error})", error)
+            data = os.pread(self._handle, size, offset)
+        except (OSError, OverflowError, MemoryError):  # told when it is read again
+            return None
         began = time.perf_counter()
         same = xxh3_64_intdigest(data) == expected and len(data) == size
         self.verifying += time.perf_counter() - began
-        if same:
-            return data
-        return self._read_again(offset, size, expected, key, data)
+        return data if same else None
 
     def _read_remote(self, size: int, offset: int) -> bytes:
         if self._remote is None:
             raise StoreError("this reader was closed")
         return bytes(self._remote.read_at(size, offset))
 
-    def _read_again(self, offset: int, size: int, expected: int, key: str, data: bytes) -> bytes:
-        """Complete a read that the system cut short; anything else is damage."""
-        if self._handle >= 0 and 0 < len(data) < size:
-            rest = pread_all(self._handle, size - len(data), offset + len(data))
-            data += rest
+    def _read_again(self, offset: int, size: int, expected: int, key: str) -> bytes:
+        """Read what is remote, or what the system cut short; anything else is damage."""
+        try:
+            if self._handle >= 0:
+                data = pread_all(self._handle, size, offset)
+            else:
+                data = self._read_remote(size, offset)
+        except (OSError, OverflowError, MemoryError) as error:
+            self._fail(key, f"cannot be read ({error})", error)
         if len(data) != size:
             self._fail(key, f"is cut short: {len(data)} of {size} bytes")
-        if xxh3_64_intdigest(data) != expected:
+        began = time.perf_counter()
+        same = xxh3_64_intdigest(data) == expected
+        self.verifying += time.perf_counter() - began
+        if not same:
             self._fail(key, "is damaged: its bytes do not have the manifest's checksum")
         return data
 
