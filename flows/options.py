@@ -4,6 +4,7 @@ people."""
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ import typer
 import yaml
 
 FAILED, USAGE, OVER_BUDGET, INTERRUPTED = 1, 2, 3, 130
+LOG = "headrace"
+"The logger of what people are told; Prefect keeps it with the run."
 
 
 class UsageError(ValueError):
@@ -122,8 +125,17 @@ def output_file(path: Path) -> Path:
 def say(text: str) -> None:
     """Print for the person: on standard error, so that standard output stays for results."""
     print(text, file=sys.stderr)
+    note(text)
+
+
+def note(text: str) -> None:
+    """Write a line to the log of the flow run that this is, where it is one."""
+    logging.getLogger(LOG).info(text)
 
 
 def answer(result: dict[str, Any], as_json: bool, text: str) -> None:
     """Print the result: one JSON object, or a short text."""
-    print(json.dumps(result, default=str) if as_json else text)
+    try:
+        print(json.dumps(result, default=str) if as_json else text, flush=True)
+    except BrokenPipeError:  # its reader has gone, as `| head` does: what was done is done
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -69,7 +69,7 @@ def study(
 
 def up(
     port: Annotated[int, typer.Option(help="of the server", min=1, max=65535)] = PORT,
-    seconds: Annotated[float, typer.Option(help="to wait for it to answer")] = 120.0,
+    seconds: Annotated[float, typer.Option(help="to wait for it to answer")] = 300.0,
     store: Store = "./store",
     as_json: Json = False,
 ) -> None:

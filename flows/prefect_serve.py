@@ -1,47 +1,42 @@
 """Deployments of the flows: made from a plan, served by this process, paused, resumed, listed.
 
-Each run is a process of its own that ends with this one. Schedules are kept by Prefect's server;
-only "when new files appear" is watched from here, as it asks the source and not the clock.
+Each run is a process of its own that ends with this one. Schedules are kept by Prefect's server.
 """
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import json
 import os
 import threading
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any
 
 from flows.prefect_settings import be_quiet
 
 be_quiet()
 
-from httpx import HTTPError
-from prefect import Flow, serve
+from prefect import Flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
     FlowRunFilter,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.client.schemas.sorting import FlowRunSort
-from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound, PrefectException
+from prefect.exceptions import ObjectNotFound
 from prefect.flows import EntrypointType
+from prefect.runner import Runner
 from prefect.states import Crashed
 
 from flows import prefect_flows
-from flows.options import say
-from flows.serve_plan import Deployment, NewFiles, ServePlan
-from pipelines.listing import list_sources
-from storage.fs import Store, open_store
+from flows.prefect_claim import claimed
+from flows.prefect_watch import Watch
+from flows.serve_plan import Deployment, ServePlan
+from storage.fs import open_store
 
 TRAINING_LIMIT = prefect_flows.TRAINING_LIMIT
 SERVED = prefect_flows.SERVED
@@ -56,8 +51,13 @@ def serve_plan(plan: ServePlan, store: str) -> None:
 
     Raises:
         ValueError: a deployment has parameters that its flow does not take.
+        RuntimeError: another `headrace serve` runs one of them.
     """
-    place = plan.place(store)
+    with claimed(f"{about.flow}/{name}" for name, about in plan.deployments.items()):
+        _serve(plan, plan.place(store))
+
+
+def _serve(plan: ServePlan, place: str) -> None:
     with get_client(sync_client=True) as client:
         paused = {known.name: known.paused for known in _read(client, plan)}
         made = [
@@ -66,21 +66,35 @@ def serve_plan(plan: ServePlan, store: str) -> None:
         ]
         client.upsert_global_concurrency_limit_by_name(TRAINING_LIMIT, plan.trainings or _gpus())
         _bury_dead_runs(client, plan)
-    os.environ[SERVED] = "1"
+    os.environ[SERVED] = json.dumps(
+        {f"{d.flow}/{name}": d.timeout for name, d in plan.deployments.items() if d.timeout}
+    )
     stop = threading.Event()
     for name, about in plan.deployments.items():
         if about.new_files:
-            watch = _Watch(f"{about.flow}/{name}", about.new_files, open_store(place))
+            watch = Watch(f"{about.flow}/{name}", about.new_files, open_store(place))
             threading.Thread(target=watch.keep, args=(stop,), name=name, daemon=True).start()
     try:
-        serve(
-            *made,
-            pause_on_shutdown=False,
-            print_starting_message=False,
-            query_seconds=POLL_SECONDS,
-        )
+        asyncio.run(_run_what_is_due(made))
+    except KeyboardInterrupt:
+        pass
     finally:
         stop.set()
+
+
+async def _run_what_is_due(made: list[Any]) -> None:
+    """Serve deployments until cancelled, as by SIGINT, or SIGTERM.
+
+    Prefect's own answer to SIGTERM does not end a process that waits for its server.
+    """
+    runner = Runner(pause_on_shutdown=False, query_seconds=POLL_SECONDS)
+    for one in made:
+        await runner.aadd_deployment(one)
+    served = asyncio.create_task(runner.start())
+    loop = asyncio.get_running_loop()
+    runner.handle_sigterm = lambda *_: loop.call_soon_threadsafe(served.cancel)
+    with suppress(asyncio.CancelledError):
+        await served
 
 
 def _gpus() -> int:
@@ -132,18 +146,11 @@ def _parameters(
 def _bury_dead_runs(client: SyncPrefectClient, plan: ServePlan) -> None:
     """Say of runs whose process ended with an earlier `serve` that they crashed."""
     for about in _read(client, plan):
-        for run in client.read_flow_runs(
-            deployment_filter=_only(about),
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(
-                    type=FlowRunFilterStateType(
-                        any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
-                    )
-                )
-            ),
-        ):
+        alive = FlowRunFilter(state=prefect_flows.ALIVE)
+        for run in client.read_flow_runs(deployment_filter=_only(about), flow_run_filter=alive):
             state = Crashed(message="Its process ended with the 'headrace serve' that started it.")
             client.set_flow_run_state(run.id, state, force=True)
+            prefect_flows.bury_parts(None, run, state)
 
 
 def _read(client: SyncPrefectClient, plan: ServePlan) -> Iterable[Any]:
@@ -208,58 +215,3 @@ def set_paused(plan: ServePlan, name: str, paused: bool) -> None:
             client.pause_deployment(found.id)
         else:
             client.resume_deployment(found.id)
-
-
-@dataclass(frozen=True, slots=True)
-class _Watch:
-    """Looks into sources and starts a deployment when there is something new."""
-
-    deployment: str
-    files: NewFiles
-    store: Store
-
-    @property
-    def memory(self) -> str:
-        """Where the listing that was handled last is remembered."""
-        return f"schedules/{self.deployment.replace('/', '-')}.json"
-
-    def keep(self, stop: threading.Event) -> None:
-        """Look again and again, until told to stop."""
-        before = told = ""
-        while not stop.wait(self.files.every):
-            try:
-                before, told = self.look(before), ""
-            except (OSError, ValueError, RuntimeError, HTTPError, PrefectException) as error:
-                # The source or the server may be back at the next look; told once, not each time.
-                if str(error) != told:
-                    say(f"{self.deployment}: could not look for new files, goes on trying: {error}")
-                told = str(error)
-
-    def look(self, before: str) -> str:
-        """Start a run if files are new and did not change since the last look; returns the state
-        that was seen."""
-        now = self._state()
-        if now == before and now != self._handled() and not self._paused():
-            run_deployment(
-                self.deployment,
-                timeout=0,
-                as_subflow=False,
-                idempotency_key=now,
-                tags=["headrace", "new files"],
-            )
-            self.store.write(self.memory, json.dumps({"handled": now}).encode())
-        return now
-
-    def _state(self) -> str:
-        listed = list_sources(self.files.sources)
-        rows = zip(listed["uri"].to_pylist(), listed["size"].to_pylist(), strict=True)
-        return hashlib.sha256(repr(sorted(rows, key=str)).encode()).hexdigest()
-
-    def _handled(self) -> str:
-        if not self.store.exists(self.memory):
-            return ""
-        return str(json.loads(self.store.read(self.memory))["handled"])
-
-    def _paused(self) -> bool:
-        with get_client(sync_client=True) as client:
-            return bool(client.read_deployment_by_name(self.deployment).paused)

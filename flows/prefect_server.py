@@ -19,6 +19,9 @@ from typing import IO
 from flows import prefect_settings
 from flows.reachable import healthy
 
+_LEASES = "prefect.server.concurrency.lease_storage.filesystem"
+LEASES = {"PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": _LEASES}
+"In memory, Prefect's default, a place that was taken when the server ended stays taken for ever."
 LIVES = 4
 "How often the own server is started before a command gives up."
 
@@ -143,7 +146,7 @@ def start_lasting(port: int, seconds: float) -> str:
     prefect_settings.be_quiet()
     words = [sys.executable, "-m", "prefect", "server", "start", "--background"]
     # Without it the page asks the server of the default port, whichever port it came from.
-    environment = {"PREFECT_UI_API_URL": url, **os.environ}
+    environment = {"PREFECT_UI_API_URL": url, **LEASES, **os.environ}
     environment.pop("PREFECT_API_URL", None)
     with tempfile.TemporaryFile() as log:
         started = subprocess.run(

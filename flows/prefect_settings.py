@@ -5,18 +5,24 @@ They are defaults, set before Prefect is imported: what the user has set in the 
 
 from __future__ import annotations
 
+import logging
 import os
 
+from flows.options import LOG
+
 DEFAULTS = {
-    "PREFECT_LOGGING_LEVEL": "WARNING",
-    # Prefect writes a failure's traceback to the console; the command says it in a line, and the
-    # run keeps the whole of it in its log.
+    # A run keeps what people are told, progress and a failure's traceback in its log, which the
+    # page shows; on the console the command itself says what there is to say.
+    "PREFECT_LOGGING_LEVEL": "INFO",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": LOG,
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
     "DO_NOT_TRACK": "1",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "300",  # on a machine that is busy
 }
 
 
@@ -24,6 +30,11 @@ def be_quiet() -> None:
     """Set the defaults; call it before Prefect is imported."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    logging.getLogger(LOG).setLevel(logging.INFO)
+    logging.getLogger(LOG).propagate = False
+    logging.raiseExceptions = (
+        False  # lines that the server did not take are no news for the console
+    )
 
 
 def server_url() -> str:

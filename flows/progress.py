@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import (
@@ -18,9 +19,22 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from flows.options import note, say
+
 Report = Callable[[str, int, int], None]
 QUIET_SECONDS = 2.0
 LINE_SECONDS = 10.0
+_also: ContextVar[Report | None] = ContextVar("_also", default=None)
+
+
+@contextmanager
+def also_told(report: Report) -> Iterator[None]:
+    """Tell the progress of this block to another one besides; lines are as rare as in a log."""
+    token = _also.set(report)
+    try:
+        yield
+    finally:
+        _also.reset(token)
 
 
 @contextmanager
@@ -29,8 +43,9 @@ def show_progress() -> Iterator[Report]:
     seconds elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _Lines(console)
+        yield _Lines(say)
         return
+    lines = _Lines(note)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -45,6 +60,7 @@ def show_progress() -> Iterator[Report]:
             if what not in tasks:
                 tasks[what] = bars.add_task(what, total=total)
             bars.update(tasks[what], completed=done, total=total)
+            lines(what, done, total)
 
         yield report
 
@@ -53,8 +69,8 @@ class _Lines:
     """Progress for logs: nothing in the first seconds, then a line now and then, with the time
     left."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        self.tell, self.also = tell, _also.get()
         self.first: dict[str, tuple[float, int]] = {}
         self.told: dict[str, float] = {}
 
@@ -68,4 +84,6 @@ class _Lines:
         self.told[what] = now
         rate = (done - before) / (now - began)
         left = f"{(total - done) / rate:.0f} s left"
-        self.console.print(f"{what}: {done}/{total}, {rate:.3g}/s, {left}", highlight=False)
+        self.tell(f"{what}: {done}/{total}, {rate:.3g}/s, {left}")
+        if self.also:
+            self.also(what, done, total)

@@ -34,6 +34,8 @@ class Deployment(Strict):
     interval: float = Field(default=0.0, ge=0)
     "seconds"
     new_files: NewFiles | None = None
+    timeout: float = Field(default=0.0, ge=0)
+    "seconds after which a run is ended, so that it can be resumed; 0 sets none"
     paused: bool = False
     tags: list[str] = Field(default_factory=list)
 

@@ -70,10 +70,10 @@ class Command:
         self.process.communicate()
 
 
-def finish(command: Command) -> Ended:
+def finish(command: Command, seconds: float = WAIT_SECONDS) -> Ended:
     """Wait for a command's end."""
     try:
-        stdout, stderr = command.process.communicate(timeout=WAIT_SECONDS)
+        stdout, stderr = command.process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         command.bury()
         raise

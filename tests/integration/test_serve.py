@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -22,10 +21,9 @@ import yaml
 from typer.testing import CliRunner
 
 from flows.command import app
-from flows.prefect_server import free_port
 from storage.fs import open_store
 from storage.snapshots import read_snapshot
-from tests.faults.zygote import ROOT
+from tests.integration.lasting_server import Server, until
 from tests.integration.raw import make_images
 
 VIEW = {"view.size": 32, "model.depth": 1, "model.decoder_depth": 1}
@@ -105,57 +103,15 @@ def test_a_mistake_in_the_file_is_told(place: Path, change: dict[str, Any], said
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
-class Server:
-    """A lasting Prefect server, as `headrace up` starts it, and what its API says."""
-
-    def __init__(self, home: Path) -> None:
-        self.home, self.port = home, free_port()
-        self.api = f"http://127.0.0.1:{self.port}/api"
-        self.environment = {**os.environ, "PREFECT_HOME": str(home), "OMP_NUM_THREADS": "1"}
-        self.environment["PYTHONPATH"] = str(ROOT)
-        self.environment.pop("PREFECT_API_URL", None)
-
-    def headrace(self, *words: str, cwd: Path) -> dict[str, Any]:
-        """Run a command against this server; returns its JSON."""
-        done = subprocess.run(
-            [sys.executable, "-m", "flows", *words, "--json"],
-            cwd=cwd,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-        assert done.returncode == 0, done.stderr
-        report: dict[str, Any] = json.loads(done.stdout)
-        return report
-
-    def runs(self, deployment: str) -> list[dict[str, Any]]:
-        """Return the runs of a deployment that began, by the API."""
-        body = {"deployments": {"name": {"any_": [deployment]}}, "sort": "START_TIME_ASC"}
-        request = urllib.request.Request(
-            f"{self.api}/flow_runs/filter",
-            data=json.dumps(body).encode(),
-            headers={"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return [run for run in json.load(answer) if run["start_time"]]
-
-    def completed(self, deployment: str) -> int:
-        return sum(run["state_type"] == "COMPLETED" for run in self.runs(deployment))
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     made = Server(tmp_path_factory.mktemp("prefect"))
-    told = made.headrace("up", "--port", str(made.port), cwd=made.home)
-    assert told["url"] == f"http://127.0.0.1:{made.port}"
+    told = made.begin()
     with urllib.request.urlopen(f"{told['url']}/ui-settings", timeout=60) as answer:
         assert json.load(answer)["api_url"] == made.api  # or the page would ask another port
-    assert made.headrace("up", "--port", str(made.port), cwd=made.home) == told
-    made.environment["PREFECT_API_URL"] = made.api
+    assert made.begin() == told
     yield made
-    command = [sys.executable, "-m", "prefect", "server", "stop"]
-    subprocess.run(command, env=made.environment, capture_output=True, timeout=60)
+    made.end()
 
 
 @contextmanager
@@ -174,22 +130,15 @@ def serving(server: Server, place: Path) -> Iterator[subprocess.Popen[str]]:
             yield process
         finally:
             process.send_signal(signal.SIGINT)
-            process.wait(timeout=60)
-
-
-def until(true: Callable[[], bool], seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, what
-        time.sleep(1)
+            process.wait(timeout=300)
 
 
 @pytest.mark.slow
 @pytest.mark.prefect
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_a_cron_fires_is_paused_and_resumed(server: Server, place: Path) -> None:
     with serving(server, place):
-        until(lambda: server.completed("minutely") >= 2, 300, (place / "serve.log").read_text())
+        until(lambda: server.completed("minutely") >= 2, 600, (place / "serve.log").read_text())
         told = server.headrace("serve", "plan.yaml", "--pause", "minutely", cwd=place)
         assert [d["paused"] for d in told["deployments"]] == [True, False]
         time.sleep(20)  # what had begun may end
@@ -201,7 +150,7 @@ def test_a_cron_fires_is_paused_and_resumed(server: Server, place: Path) -> None
         listed = server.headrace("serve", "plan.yaml", "--list", cwd=place)["deployments"]
         assert listed[0]["paused"] is True
         server.headrace("serve", "plan.yaml", "--resume", "minutely", cwd=place)
-        until(lambda: len(server.runs("minutely")) > before, 150, "resumed, and nothing came")
+        until(lambda: len(server.runs("minutely")) > before, 300, "resumed, and nothing came")
         listed = server.headrace("serve", "plan.yaml", "--list", cwd=place)["deployments"]
         assert listed[0]["paused"] is False
     assert read_snapshot(open_store(place / "store"), "cron") is not None
@@ -213,13 +162,13 @@ def test_a_watch_goes_on_without_its_server(
 ) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows import prefect_serve
+    from flows.prefect_watch import Watch
     from flows.serve_plan import NewFiles
 
     files = NewFiles(source="raw", every=0.1)
-    watch = prefect_serve._Watch("refresh/arrivals", files, open_store("store"))
-    stop = threading.Event()
-    threading.Timer(3, stop.set).start()
+    watch = Watch("refresh/arrivals", files, open_store("store"))
+    looks = iter([False] * 6)
+    stop = SimpleNamespace(wait=lambda seconds: next(looks, True))
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         watch.keep(stop)
     assert capsys.readouterr().err.count("could not look for new files") == 1
@@ -227,7 +176,7 @@ def test_a_watch_goes_on_without_its_server(
 
 @pytest.mark.slow
 @pytest.mark.prefect
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_new_files_give_a_snapshot_their_columns_and_more_training(
     server: Server, place: Path
 ) -> None:
@@ -235,12 +184,17 @@ def test_new_files_give_a_snapshot_their_columns_and_more_training(
     del values["deployments"]["minutely"]
     (place / "plan.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     make_images(place / "incoming", count=8)
-    with serving(server, place):
-        until(lambda: server.completed("arrivals") == 1, 240, "the first files were not taken")
+    with serving(server, place) as served:
+        until(lambda: bool(server.runs("arrivals")), 600, "the first files were not seen")
+        served.kill()
+        served.wait()
+    with serving(server, place):  # what died with serve is begun again, once
+        until(lambda: server.completed("arrivals") == 1, 600, "the first files were not taken")
         time.sleep(10)
-        assert len(server.runs("arrivals")) == 1  # nothing new, nothing to do
+        states = [run["state_type"] for run in server.runs("arrivals")]
+        assert states == ["CRASHED", "COMPLETED"]  # nothing new, nothing to do
         make_images(place / "incoming", count=12)
-        until(lambda: server.completed("arrivals") == 2, 240, "new files were not taken")
+        until(lambda: server.completed("arrivals") == 2, 600, "new files were not taken")
     store = open_store(place / "store")
     snapshot = read_snapshot(store, "photos")
     assert snapshot is not None
@@ -248,7 +202,10 @@ def test_new_files_give_a_snapshot_their_columns_and_more_training(
     listed = server.headrace("ls", "photos", "--store", str(place / "store"), cwd=place)
     assert listed["columns"][0]["parts"] == "2 of 2"
     made = [event for event in _events(place) if event["what"] == "derive"]
-    assert [event["computed"] for event in made] == [8, 4]
+    assert [event["computed"] for event in made if event["computed"]] == [8, 4]
+    told = server.told()
+    for line in ("4 written", "photos hog: computed 4, reused 8", "nightly-000002: step 3, loss"):
+        assert line in told
     runs = {run["run"]: run for run in server.headrace("ls", cwd=place)["runs"]}
     assert runs["nightly-000002"]["recipe"]["begin"]["run"] == "nightly-000001"
     assert runs["nightly-000002"]["provenance"]["snapshot"] == 2
@@ -261,87 +218,161 @@ def _events(place: Path) -> list[dict[str, Any]]:
     return [json.loads(file.read_bytes()) for file in files]
 
 
-def state_of(server: Server, run: str) -> str:
-    with urllib.request.urlopen(f"{server.api}/flow_runs/{run}", timeout=60) as answer:
-        state: str = json.load(answer)["state_type"]
-        return state
-
-
 def process_of(served: subprocess.Popen[str]) -> psutil.Process:
     """Return the process of the run that is under way."""
     return psutil.Process(served.pid).children()[0]
 
 
-def ask_for(server: Server, deployment: str) -> str:
-    """Start a deployment, as its button on the page does; returns the run."""
-    url = f"{server.api}/deployments/name/{deployment}"
-    with urllib.request.urlopen(url, timeout=60) as answer:
-        number = json.load(answer)["id"]
-    made: str = post(f"{server.api}/deployments/{number}/create_flow_run", {})["id"]
-    return made
-
-
-def is_there(server: Server, deployment: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{server.api}/deployments/name/{deployment}", timeout=60):
-            return True
-    except urllib.error.HTTPError:
-        return False
-
-
-def post(url: str, body: dict[str, Any]) -> Any:
-    """Send JSON; a server whose database is busy (503) is asked again, as its clients do."""
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(url, data=json.dumps(body).encode(), headers=headers)
-    for _ in range(10):
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            if error.code != 503:
-                raise
-            time.sleep(3)
-    raise AssertionError(f"{url}: busy ten times")
-
-
 @pytest.mark.slow
 @pytest.mark.prefect
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_states_tell_of_cancelled_and_killed_runs(server: Server, place: Path) -> None:
-    """T7: a long training is cancelled, killed, and loses its `serve`; asked again, it finishes."""
+    """T7: a long training is cancelled, killed, late, and loses its `serve`; asked again, it
+    finishes."""
     values = plan()
     long = {**REFRESH, "settings": {**REFRESH["settings"], "steps": 300, "save_every": 20}}
-    values["deployments"] = {"long": {"flow": "refresh", "parameters": {"plan": long}}}
+    values["deployments"] = {
+        "long": {"flow": "refresh", "parameters": {"plan": long}},
+        "late": {"flow": "refresh", "parameters": {"plan": long}, "timeout": 60},
+    }
     (place / "plan.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     log = place / "store" / "runs" / "nightly-000001" / "checkpoints"
 
     def newest() -> str:
         return max((path.name for path in log.glob("*.json")), default="")
 
-    def begin(served: subprocess.Popen[str]) -> tuple[str, psutil.Process]:
+    def begin(
+        served: subprocess.Popen[str], deployment: str = "refresh/long"
+    ) -> tuple[str, psutil.Process]:
         """Start a run and wait until it has saved something."""
-        before, run = newest(), ask_for(server, "refresh/long")
-        until(lambda: newest() > before, 300, "no checkpoint")
+        before, run = newest(), server.start(deployment)
+        until(lambda: newest() > before, 600, "no checkpoint")
         return run, process_of(served)
 
     with serving(server, place) as served:
-        until(lambda: is_there(server, "refresh/long"), 120, "serve does not begin")
+        until(lambda: server.has("refresh/long"), 300, "serve does not begin")
         cancelled, process = begin(served)
-        post(
-            f"{server.api}/flow_runs/{cancelled}/set_state",
+        server.post(
+            f"flow_runs/{cancelled}/set_state",
             {"state": {"type": "CANCELLING", "name": "Cancelling"}},
         )
-        process.wait(timeout=90)
-        until(lambda: state_of(server, cancelled) == "CANCELLED", 60, "it is not cancelled")
+        process.wait(timeout=200)
+        until(lambda: server.state(cancelled) == "CANCELLED", 200, "it is not cancelled")
         killed, process = begin(served)
         process.kill()
-        until(lambda: state_of(server, killed) == "CRASHED", 90, "it is not crashed")
+        until(lambda: server.state(killed) == "CRASHED", 200, "it is not crashed")
+        late, process = begin(served, "refresh/late")
+        process.wait(timeout=200)
+        until(lambda: server.state(late) == "FAILED", 200, "it is not timed out")
+        assert "exceeded timeout of 60" in server.told(late)
+        parts = server.post(
+            "flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [killed]}}}
+        )
+        until(
+            lambda: not any(server.state(part["id"]) == "RUNNING" for part in parts),
+            200,
+            "parts of a killed run stay running",
+        )
         orphan, process = begin(served)
         served.kill()
-        process.wait(timeout=60)
+        process.wait(timeout=200)
     with serving(server, place):
-        until(lambda: state_of(server, orphan) == "CRASHED", 90, "nobody tells that it crashed")
-        last = ask_for(server, "refresh/long")
-        until(lambda: state_of(server, last) == "COMPLETED", 300, "asked again, it did not finish")
+        until(lambda: server.state(orphan) == "CRASHED", 200, "nobody tells that it crashed")
+        last = server.start("refresh/long")
+        until(lambda: server.state(last) == "COMPLETED", 600, "asked again, it did not finish")
     verified = server.headrace("verify", "photos", cwd=place)
     assert (verified["samples"], verified["damaged"]) == (8, [])
+
+
+def serve_again(server: Server, place: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flows", "serve", "plan.yaml"],
+        cwd=place,
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.prefect
+@pytest.mark.timeout(1200)
+def test_a_second_serve_is_refused_while_the_first_lives(server: Server, place: Path) -> None:
+    values = plan()
+    values["deployments"] = {"asked": {"flow": "ingest", "parameters": INGEST}}
+    (place / "plan.yaml").write_text(yaml.safe_dump(values))
+    with serving(server, place) as first:
+        until(lambda: server.has("ingest/asked"), 300, "serve does not begin")
+        second = serve_again(server, place)
+        assert second.returncode == 1, second.stderr
+        assert f"process {first.pid}" in second.stderr and "Ctrl-C" in second.stderr
+        assert "Traceback" not in second.stderr and first.poll() is None
+        run = server.start("ingest/asked")
+        until(lambda: server.state(run) == "COMPLETED", 300, "the first one was disturbed")
+        first.kill()
+        first.wait()
+    with serving(server, place):  # the dead hold nothing
+        run = server.start("ingest/asked")
+        until(lambda: server.state(run) == "COMPLETED", 300, "the next one does not serve")
+
+
+@pytest.mark.slow
+@pytest.mark.prefect
+@pytest.mark.timeout(900)
+def test_trainings_wait_for_each_other(server: Server, place: Path) -> None:
+    """Two are asked for at once: both runs begin, one trains at a time."""
+    server.headrace("ingest", "raw", "--modality", "image", "--dataset", "photos", cwd=place)
+    words = ["data.dataset=photos", "steps=40", "batch=4", *(f"{k}={v}" for k, v in VIEW.items())]
+    values = plan()
+    values["deployments"] = {
+        name: {
+            "flow": "pretrain",
+            "parameters": {"recipe": "mae_tiny", "overrides": words, "run": name, "resume": True},
+        }
+        for name in ("one", "two")
+    }
+    (place / "plan.yaml").write_text(yaml.safe_dump(values))
+    with serving(server, place):
+        until(lambda: server.has("pretrain/two"), 300, "serve does not begin")
+        runs = [server.start(f"pretrain/{name}") for name in ("one", "two")]
+        until(lambda: {server.state(run) for run in runs} == {"COMPLETED"}, 400, "not done")
+    begun = sorted(run["start_time"] for run in server.runs("one") + server.runs("two"))
+    (first,), (second,) = (server.tasks(run) for run in runs)
+    first, second = sorted((first, second), key=lambda task: task["start_time"])
+    assert begun[1] < first["end_time"], "they never met"
+    assert first["end_time"] <= second["start_time"]
+
+
+@pytest.mark.slow
+@pytest.mark.prefect
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [
+        (ConnectionError("gone"), 3),
+        (TimeoutError("late"), 3),
+        (ValueError("wrong"), 1),
+        (PermissionError("closed"), 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_what_may_pass_is_tried_again(server: Server, error: Exception, tries: int) -> None:
+    from prefect import flow
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.prefect_flows import _stage
+
+    calls = []
+
+    def work() -> dict[str, Any]:
+        calls.append(1)
+        if len(calls) < 3:
+            raise error
+        return {}
+
+    stage = _stage(work, "work").with_options(retry_delay_seconds=0)
+    with temporary_settings({PREFECT_API_URL: server.api}):
+        state = flow(name="tries")(lambda: stage())(return_state=True)
+    assert len(calls) == tries
+    assert state.is_completed() == (tries == 3)

@@ -14,7 +14,9 @@ from typer.testing import CliRunner
 from flows.command import app
 from pipelines.ledger import read_ledger
 from storage.fs import open_store
+from tests.faults.zygote import ROOT
 from tests.integration.raw import make_videos
+from tests.integration.shared_sets import DATA
 
 SETTINGS = {"steps": 2, "batch": 4, "view.size": 64, "model.depth": 1, "heldout_every": 2}
 MASKS = {
@@ -134,6 +136,36 @@ def test_the_same_study_in_prefect_on_ray(
     plan["ingest"]["source"] = str(place / "raw")
     (place / "study.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
     words += ["--output", str(place / "flows.html")]
-    report = in_a_process(words, {**os.environ, "PREFECT_HOME": str(home)})
+    environment = {**os.environ, "PREFECT_HOME": str(home)}
+    report = in_a_process(words, environment)
     assert [row["reused"] for row in report["runs"]] == [False] * 3
     assert Path(report["report"]).exists()
+    again = in_a_process(words, environment)
+    assert (again["worked"], [row["reused"] for row in again["columns"]]) == (0, [True])
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.prefect
+@pytest.mark.timeout(2400)
+@pytest.mark.skipif(not (DATA / "videos").is_dir(), reason="the shared raw sets are not here")
+def test_the_example_on_real_videos_finds_all_of_it_again(tmp_path: Path) -> None:
+    """The example as it is, but for fewer steps: one command, one report, and from the second time
+    on every column comes from the ledger."""
+    from tests.integration.test_command import in_a_process
+
+    plan = yaml.safe_load((ROOT / "examples" / "study_masks.yaml").read_text())
+    plan["ingest"]["source"] = str(DATA / "videos")
+    plan["settings"] |= {"steps": 4, "heldout_every": 4}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(plan, sort_keys=False))
+    words = ["study", str(tmp_path / "study.yaml"), "--store", str(tmp_path / "store")]
+    words += ["--output", str(tmp_path / "masks.html")]
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")}
+    first, again = in_a_process(words, environment), in_a_process(words, environment)
+    assert [row["name"] for row in first["runs"]] == list(MASKS)
+    assert not any(row["reused"] for row in (*first["columns"], *first["runs"]))
+    assert all(row["reused"] for row in (*again["columns"], *again["runs"]))
+    assert again["worked"] == 0
+    line = next(c for c in read_ledger(open_store(tmp_path / "store"))["columns"])
+    assert (line["column"], line["runs"]) == ("flow", 3) and line["saved"] > 0
+    assert (tmp_path / "masks.html").stat().st_size < 10_000_000
