@@ -15,11 +15,22 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
+def blocks(page: Path, *languages: str) -> list[str]:
+    """Return a page's code blocks in these languages, in order."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [text for language, text in found if language in languages]
+
+
+def shell_lines(page: Path) -> list[str]:
+    """Return every command of a page's shell blocks; continued lines are one."""
+    text = "\n".join(blocks(page, "", "bash", "sh")).replace("\\\n", " ")
+    lines = [line.strip() for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def commands(page: Path) -> list[str]:
-    """Return the `headrace …` lines of a page's code blocks."""
-    blocks = re.findall(r"^```\w*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    lines = [line.strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line.startswith("headrace ")]
+    """Return the `headrace …` commands of a page."""
+    return [line for line in shell_lines(page) if line.startswith("headrace ")]
 
 
 @pytest.mark.parametrize("line", [line for page in PAGES for line in commands(page)])
@@ -54,6 +65,13 @@ def test_make_targets_of_the_readme_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text()))
     assert {"demo", "test", "setup"} <= named & targets
+
+
+def test_figures_of_the_readme_name_a_command_that_exists() -> None:
+    text = (ROOT / "README.md").read_text()
+    scripts = set(re.findall(r"python (benchmarks/\w+\.py)", text))
+    assert len(scripts) >= 5
+    assert [name for name in scripts if not (ROOT / name).is_file()] == []
 
 
 def test_promises_name_tests_that_exist() -> None:
