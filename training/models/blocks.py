@@ -4,16 +4,19 @@ parity.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from training.models.config import ModelConfig
+from training.models.tokens import pick_rows
 
 EPS = 1e-6
 AttentionClass = Callable[[int, int], nn.Module]
+Rows = Tensor | int | None
+"Which rows of (B, N, D) ask: the numbers (B, Q), how many at the end, or None: all."
 
 
 def layer_norm(width: int) -> nn.LayerNorm:
@@ -32,6 +35,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
 
 
+def project(x: Tensor, weight: Tensor, bias: Tensor, rows: Rows) -> tuple[Tensor, ...]:
+    """Return the queries (B, Q, D) of the rows that ask, and the keys and values (B, N, D) of all,
+    by one fused weight (3D, D).
+    """
+    if rows is None:
+        return functional.linear(x, weight, bias).chunk(3, dim=-1)
+    width = x.shape[-1]
+    q = functional.linear(pick_rows(x, rows), weight[:width], bias[:width])
+    return q, *functional.linear(x, weight[width:], bias[width:]).chunk(2, dim=-1)
+
+
 class Attention(nn.Module):
     """One fused q, k, v projection with bias (MAE)."""
 
@@ -41,9 +55,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, N, D)."""
-        return self.proj(attend(*self.qkv(x).chunk(3, dim=-1), self.heads))
+    def forward(self, x: Tensor, rows: Rows = None) -> Tensor:
+        """Return (B, Q, D) of the rows of x (B, N, D) that ask."""
+        q, k, v = project(x, self.qkv.weight, self.qkv.bias, rows)
+        return self.proj(attend(q, k, v, self.heads))
 
 
 class BiasedAttention(nn.Module):
@@ -57,10 +72,10 @@ class BiasedAttention(nn.Module):
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, N, D)."""
+    def forward(self, x: Tensor, rows: Rows = None) -> Tensor:
+        """Return (B, Q, D) of the rows of x (B, N, D) that ask."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        q, k, v = functional.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)
+        q, k, v = project(x, self.qkv.weight, bias, rows)
         return self.proj(attend(q, k, v, self.heads))
 
 
@@ -75,9 +90,10 @@ class SplitAttention(nn.Module):
         self.v = nn.Linear(width, width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, N, D)."""
-        return self.proj(attend(self.q(x), self.k(x), self.v(x), self.heads))
+    def forward(self, x: Tensor, rows: Rows = None) -> Tensor:
+        """Return (B, Q, D) of the rows of x (B, N, D) that ask."""
+        asking = x if rows is None else pick_rows(x, rows)
+        return self.proj(attend(self.q(asking), self.k(x), self.v(x), self.heads))
 
 
 class CrossAttention(nn.Module):
@@ -123,9 +139,10 @@ class Block(nn.Module):
         self.norm2 = layer_norm(width)
         self.mlp = Mlp(width, hidden)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (B, N, D)."""
-        x = x + self.attn(self.norm1(x))
+    def forward(self, x: Tensor, rows: Rows = None) -> Tensor:
+        """Return (B, Q, D): the rows of x (B, N, D) that ask; the others are only attended to."""
+        seen = self.attn(self.norm1(x), rows)
+        x = (x if rows is None else pick_rows(x, rows)) + seen
         return x + self.mlp(self.norm2(x))
 
 
@@ -145,11 +162,19 @@ def encoder_blocks(config: ModelConfig, attention: AttentionClass = Attention) -
     return stack_blocks(config.width, config.depth, config.heads, attention, config.mlp_width)
 
 
-def run_blocks(blocks: nn.ModuleList, x: Tensor) -> Tensor:
+def run_blocks(blocks: Iterable[nn.Module], x: Tensor) -> Tensor:
     """Return x (B, N, D) after all blocks."""
     for block in blocks:
         x = block(x)
     return x
+
+
+def run_decoder(blocks: nn.ModuleList, x: Tensor, rows: Tensor | int) -> Tensor:
+    """Return the rows (B, Q, D) of x (B, N, D) after all blocks: those that (B, Q) names, or the
+    last `rows`. The last block computes no others, as nobody reads them.
+    """
+    *before, last = blocks
+    return last(run_blocks(before, x), rows)
 
 
 def init_linears(model: nn.Module) -> None:

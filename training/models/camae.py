@@ -76,7 +76,6 @@ class ChannelMAE(nn.Module):
                 "[{kind: pixels}]."
             )
         edge = data.size // config.patch
-        self.channels = data.channels
         self.layout = self.layout_of(config, data)
         self.encoder = Encoder(Backbone(config, edge, 1, repeats=data.channels))
         self.decoder = ChannelDecoder(config, edge, data.channels)
@@ -97,14 +96,11 @@ class ChannelMAE(nn.Module):
 
     def tokenize(self, pixels: Tensor) -> Tensor:
         """Return the channel-major tokens (B, C*L, D) before positions are added."""
-        embed = self.encoder.vit_backbone.patch_embed
-        return (
-            embed(pixels.flatten(0, 1).unsqueeze(1)).unflatten(0, (-1, self.channels)).flatten(1, 2)
-        )
+        return self.encoder.vit_backbone.patch_embed(pixels.unsqueeze(1))
 
     def encode(self, pixels: Tensor, visible: Tensor | None = None) -> Tensor:
         """Return (B, 1+K, D), not normalised."""
-        return self.encoder.vit_backbone(self.tokenize(pixels), visible)
+        return self.encoder.vit_backbone(pixels.unsqueeze(1), visible)
 
     def features(self, pixels: Tensor) -> Tensor:
         """Return the tokens (B, C*L, D)."""

@@ -14,6 +14,7 @@ from training.models.blocks import (
     init_linears,
     layer_norm,
     run_blocks,
+    run_decoder,
     stack_blocks,
     token,
 )
@@ -76,7 +77,7 @@ class MAE(nn.Module):
         x = self.decoder_embed(latent)
         full = place_tokens(x[:, 1:], visible, self.mask_token, self.tokens)
         x = torch.cat([x[:, :1], full], dim=1) + self.decoder_pos_embed
-        x = take_tokens(run_blocks(self.decoder_blocks, x)[:, 1:], decoded)
+        x = run_decoder(self.decoder_blocks, x, decoded + 1)
         return predict(self.decoder_norm(x), self.decoder_pred, self.heads)
 
     def features(self, pixels: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from training.models.blocks import (
     init_linears,
     layer_norm,
     run_blocks,
+    run_decoder,
     stack_blocks,
     token,
 )
@@ -66,9 +67,8 @@ class MAEST(nn.Module):
         full = place_tokens(x, visible, self.mask_token, self.tokens)
         full = full + _joined(self.decoder_pos_embed_spatial, self.decoder_pos_embed_temporal)
         first = (self.decoder_cls_token + self.decoder_pos_embed_class).expand(len(x), -1, -1)
-        x = run_blocks(self.decoder_blocks, torch.cat([first, full], dim=1))[:, 1:]
-        x = self.decoder_norm(take_tokens(x, decoded))
-        return predict(x, self.decoder_pred, self.heads)
+        x = run_decoder(self.decoder_blocks, torch.cat([first, full], dim=1), decoded + 1)
+        return predict(self.decoder_norm(x), self.decoder_pred, self.heads)
 
     def encode(self, pixels: Tensor, visible: Tensor | None = None) -> Tensor:
         """Return (B, K, D) of the visible tokens (None: all) after the last norm, without the class

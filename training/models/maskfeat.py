@@ -9,12 +9,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from training.models.blocks import encoder_blocks, frozen, init_linears, layer_norm, run_blocks
+from training.models.blocks import (
+    encoder_blocks,
+    frozen,
+    init_linears,
+    layer_norm,
+    run_blocks,
+    run_decoder,
+)
 from training.models.config import ModelConfig, ModelInput
 from training.models.layout import PixelLayout
 from training.models.mae import make_heads, predict
 from training.models.positions import sincos_2d, sincos_3d
-from training.models.tokens import PatchEmbed, take_tokens
+from training.models.tokens import PatchEmbed, place_tokens
 
 
 class MaskFeat(nn.Module):
@@ -52,20 +59,11 @@ class MaskFeat(nn.Module):
             pixels: (B, C, H, W) or (B, C, T, H, W), normalised.
             visible: (B, K) numbers of the tokens that are not masked.
         """
-        x = take_tokens(self.encode(pixels, visible), decoded)
+        x = self.patch_embed(pixels, visible)
+        x = place_tokens(x, visible, self.mask_token, self.pos_embed.shape[1]) + self.pos_embed
+        x = self.norm(run_decoder(self.blocks, x, decoded))
         return predict(x, self.head, self.heads)
-
-    def encode(self, pixels: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Return all tokens (B, N, D) after the last norm; those not in `visible` enter as the mask
-        token.
-        """
-        x = self.patch_embed(pixels)
-        if visible is not None:
-            shown = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
-            shown.scatter_(1, visible, True)
-            x = torch.where(shown[..., None], x, self.mask_token.to(x.dtype))
-        return self.norm(run_blocks(self.blocks, x + self.pos_embed))
 
     def features(self, pixels: Tensor) -> Tensor:
         """Return the tokens (B, N, D) of whole samples."""
-        return self.encode(pixels)
+        return self.norm(run_blocks(self.blocks, self.patch_embed(pixels) + self.pos_embed))

@@ -16,6 +16,7 @@ from training.models.blocks import (
     init_linears,
     layer_norm,
     run_blocks,
+    run_decoder,
     split_heads,
     stack_blocks,
     token,
@@ -87,11 +88,13 @@ class Backbone(nn.Module):
         )
         self.fc_norm = layer_norm(width)
 
-    def forward(self, tokens: Tensor, visible: Tensor | None = None) -> Tensor:
-        """Return (B, 1+K, D): the class token, then the visible patch tokens of (B, N, D)."""
-        x = tokens + self.pos_embed[:, 1:]
-        if visible is not None:
-            x = take_tokens(x, visible)
+    def forward(self, pixels: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Return (B, 1+K, D): the class token, then the visible patch tokens (None: all) of
+        (B, C, H, W), or channel by channel of (B, 1, C, H, W).
+        """
+        places = self.pos_embed[:, 1:]
+        x = self.patch_embed(pixels, visible)
+        x = x + (places if visible is None else take_tokens(places, visible))
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(x), -1, -1)
         return run_blocks(self.blocks, torch.cat([first, x], dim=1))
 
@@ -115,12 +118,12 @@ class JointDecoder(nn.Module):
         self.blocks = stack_blocks(width, config.decoder_depth, config.decoder_heads)
         self.norm = layer_norm(width)
 
-    def forward(self, x: Tensor, visible: Tensor) -> Tensor:
-        """Return (B, N, d) for all positions from x (B, 1+K, d)."""
+    def forward(self, x: Tensor, visible: Tensor, decoded: Tensor) -> Tensor:
+        """Return (B, Q, d) for the positions `decoded` (B, Q) from x (B, 1+K, d)."""
         length = self.pos_embeddings.shape[1] - 1
         full = place_tokens(x[:, 1:], visible, self.mask_token, length)
         x = torch.cat([x[:, :1], full], dim=1) + self.pos_embeddings
-        return self.norm(run_blocks(self.blocks, x))[:, 1:]
+        return self.norm(run_decoder(self.blocks, x, decoded + 1))
 
 
 class MicroMAE(nn.Module):
@@ -143,13 +146,12 @@ class MicroMAE(nn.Module):
 
     def forward(self, pixels: Tensor, visible: Tensor, decoded: Tensor) -> dict[str, Tensor]:
         """Return the predictions (B, Q, P) of each target for the tokens `decoded` (B, Q)."""
-        x = self.decoder(self.encoder_decoder_proj(self.encode(pixels, visible)), visible)
-        return predict(take_tokens(x, decoded), self.decoder_pred, self.heads)
+        latent = self.encoder_decoder_proj(self.encode(pixels, visible))
+        return predict(self.decoder(latent, visible, decoded), self.decoder_pred, self.heads)
 
     def encode(self, pixels: Tensor, visible: Tensor | None = None) -> Tensor:
         """Return (B, 1+K, D), not normalised."""
-        backbone = self.encoder.vit_backbone
-        return backbone(backbone.patch_embed(pixels), visible)
+        return self.encoder.vit_backbone(pixels, visible)
 
     def features(self, pixels: Tensor) -> Tensor:
         """Return the patch tokens (B, N, D); their mean goes through `fc_norm` in the released

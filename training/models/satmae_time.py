@@ -15,6 +15,7 @@ from training.models.blocks import (
     init_linears,
     layer_norm,
     run_blocks,
+    run_decoder,
     stack_blocks,
     token,
 )
@@ -71,16 +72,15 @@ class SatMAETime(nn.Module):
         x = self.decoder_embed(self.encode(pixels, dates, visible))
         places = _places(self.decoder_pos_embed[:, 1:], dates, self.decoder_dated)
         full = place_tokens(x[:, 1:], visible, self.mask_token, places.shape[1]) + places
-        x = run_blocks(self.decoder_blocks, torch.cat([x[:, :1], full], dim=1))[:, 1:]
-        return {"pixels": self.decoder_pred(self.decoder_norm(take_tokens(x, decoded)))}
+        x = run_decoder(self.decoder_blocks, torch.cat([x[:, :1], full], dim=1), decoded + 1)
+        return {"pixels": self.decoder_pred(self.decoder_norm(x))}
 
     def encode(self, pixels: Tensor, dates: Tensor, visible: Tensor | None = None) -> Tensor:
         """Return (B, 1+K, D): the class token, which has no position, then the visible tokens."""
-        pictures = pixels.transpose(1, 2)
-        x = self.patch_embed(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2]).flatten(1, 2)
-        x = x + _places(self.pos_embed[:, 1:], dates, self.dated)
-        if visible is not None:
-            x = take_tokens(x, visible)
+        places = _places(self.pos_embed[:, 1:], dates, self.dated)
+        # To the embedding, pictures are a clip of tubelets of one frame.
+        x = self.patch_embed(pixels, visible)
+        x = x + (places if visible is None else take_tokens(places, visible))
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
         return self.norm(run_blocks(self.blocks, x))
 

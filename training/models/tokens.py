@@ -13,6 +13,11 @@ def take_tokens(tokens: Tensor, ids: Tensor) -> Tensor:
     return torch.gather(tokens, 1, ids[..., None].expand(-1, -1, tokens.shape[-1]))
 
 
+def pick_rows(x: Tensor, rows: Tensor | int) -> Tensor:
+    """Return the rows (B, Q, D) of x (B, N, D): those that (B, Q) names, or the last `rows`."""
+    return x[:, -rows:] if isinstance(rows, int) else take_tokens(x, rows)
+
+
 def place_tokens(tokens: Tensor, ids: Tensor, filler: Tensor, length: int) -> Tensor:
     """Return (B, length, D): `tokens` (B, K, D) at the places `ids`, `filler` (1, 1, D) at all
     others.

@@ -17,6 +17,7 @@ from training.models.blocks import (
     init_linears,
     layer_norm,
     run_blocks,
+    run_decoder,
     stack_blocks,
 )
 from training.models.config import ModelConfig, ModelInput
@@ -63,7 +64,7 @@ class VideoDecoder(nn.Module):
 
     def forward(self, x: Tensor, asked: int) -> dict[str, Tensor]:
         """Return {target: (B, Q, P)} for the last `asked` tokens of x (B, K+Q, d)."""
-        x = run_blocks(self.blocks, x)[:, -asked:]
+        x = run_decoder(self.blocks, x, asked)
         return predict(self.norm(x), self.head, self.heads)
 
 
