@@ -69,7 +69,7 @@ class Feed:
         "what each batch is made of; None where samples come in stored order"
         self._start: int = about.get("start", 0)
         self.audits = self.course.audits(self._start) if self.course else []
-        "of each stream, with the proofs of the epochs that it has finished"
+        "of each stream, with the proofs of the epochs that this loop has finished"
 
     @property
     def proofs(self) -> list[Proof]:
@@ -78,7 +78,8 @@ class Feed:
 
     def __iter__(self) -> Iterator[Batch]:
         self._fetch_ahead()
-        source, began = iter(self._source), time.perf_counter()
+        self.audits = self.course.audits(self._start) if self.course else []
+        source, began = iter(self._source), time.perf_counter() - self.stalls.seconds
         for number in count(self._start):
             asked = time.perf_counter()
             told = next(source, None)
@@ -103,6 +104,8 @@ class Feed:
     def _fetch_ahead(self) -> None:
         """Begin to download the remote shards of the next epoch's worth of batches."""
         cache = self.course.builders[0].cache if self.course is not None else None
+        if self._ahead is not None:  # of an earlier loop over this feed
+            self._ahead.close()
         if self.course is not None and cache is not None:
             end = min(self._start + self.batches_per_epoch, self._start + len(self._source))
             self._ahead = Ahead(cache, self.course.shards(range(self._start, end)))

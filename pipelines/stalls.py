@@ -64,27 +64,32 @@ class Stalls:
         self.waited["transfer"] += came - handed
         self.batches += 1
 
-    def summary(self) -> dict[str, object]:
-        """Return seconds waited in all and by stage, and the advice."""
+    def summary(self, share: float | None = None) -> dict[str, object]:
+        """Return seconds waited in all and by stage, and the advice; `share` as there."""
         return {
             "batches": self.batches,
             "seconds": self.seconds,
             "waited": sum(self.waited.values()),
             **{f"waited_{stage}": seconds for stage, seconds in self.waited.items()},
-            "advice": self.advice(),
+            "advice": self.advice(share),
         }
 
-    def advice(self) -> str:
-        """Return one sentence: who waits for whom, and what would change it."""
-        waited = sum(self.waited.values())
-        if not self.batches or waited < 0.05 * self.seconds:
-            share = waited / self.seconds if self.seconds else 0.0
+    def advice(self, share: float | None = None) -> str:
+        """Return one sentence: who waits for whom, and what would change it.
+
+        Args:
+            share: of its time that the consumer waited, by its own clock, which may leave out its
+                start and what it does between steps; None takes the feed's.
+        """
+        if share is None:
+            share = sum(self.waited.values()) / self.seconds if self.seconds else 0.0
+        if not self.batches or share < 0.05:
             return f"step-bound: {share:.0%} of the time is spent waiting for data."
         worst = max(self.waited, key=lambda stage: self.waited[stage])
-        found = f"{worst}-bound: {waited / self.seconds:.0%} of the time is spent waiting for data"
+        found = f"{worst}-bound: {share:.0%} of the time is spent waiting for data"
         if worst == "transfer":
             return f"{found}; batches are ready but slow to arrive: use fewer or no workers."
-        steps = max(self.seconds - waited, 1e-9)
+        steps = max(self.seconds - share * self.seconds, 1e-9)
         needed = -(-sum(self.built.values()) // steps)
         if needed > MOST_WORKERS:
             return f"{found}; the steps take so little that workers could not hide it."

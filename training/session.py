@@ -130,7 +130,7 @@ class Recorder:
             return
         self._keep_failures()
         if step == session.recipe.steps:
-            stalls = session.feed.stalls.summary()
+            stalls = session.feed.stalls.summary(wait_share(session.metrics.lines))
             failed = read_record(session.store, session.run, "failed.json") or {}
             session.metrics.add({"step": step, "feed": stalls, "failed_samples": len(failed)})
             say(session.place, f"{session.run}: {stalls['advice']}")
@@ -202,6 +202,13 @@ def _draw(session: Session, step: int) -> None:
     session.store.write(f"runs/{session.run}/pictures/step-{step:08d}.png", sheet)
 
 
+def wait_share(lines: list[dict[str, Any]]) -> float:
+    """Return the share of the steps' time that was spent waiting for data."""
+    timed = [line for line in lines if "seconds" in line]
+    waited = sum(line["data_wait_share"] * line["seconds"] for line in timed)
+    return waited / max(sum(line["seconds"] for line in timed), 1e-9)
+
+
 def sum_up(
     run: str, recipe: Recipe, lines: list[dict[str, Any]], parameters: int
 ) -> dict[str, Any]:
@@ -210,7 +217,6 @@ def sum_up(
     looks = [line for line in lines if "heldout_loss" in line]
     timed = [line for line in lines if "seconds" in line]
     seconds = sum(line["seconds"] for line in timed)
-    waited = sum(line["data_wait_share"] * line["seconds"] for line in timed)
     samples = sum(line["samples"] for line in timed)
     signs = ("effective_rank", "token_variance", "dead_dimensions", "knn_accuracy")
     return {
@@ -225,7 +231,7 @@ def sum_up(
         "best_heldout_loss": min((line["heldout_loss"] for line in looks), default=None),
         **{name: looks[-1][name] for name in signs if looks and name in looks[-1]},
         "samples_per_second": samples / seconds,
-        "data_wait_share": waited / seconds,
+        "data_wait_share": wait_share(lines),
         "mfu": timed[-1].get("mfu"),
         "seconds": seconds,
         "epochs_proven": sum("epoch_proof" in line for line in lines),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipelines.cache import ShardCache
+from pipelines import feed as feeds
+from pipelines.cache import Ahead, ShardCache
 from pipelines.feed import open_feed
 from storage.fs import open_store
 from tests.integration.feed_sets import PLAIN, fill, same
@@ -27,3 +29,30 @@ def test_batches_come_through_the_cache(tmp_path: Path, monkeypatch: pytest.Monk
         if not damaged:
             for place in (tmp_path / "cache").glob("*.tar"):
                 place.write_bytes(bytes(place.stat().st_size))
+
+
+def test_a_feed_that_is_asked_again_downloads_ahead_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = fill(open_store(f"mock:///{tmp_path.name}"), tmp_path / "raw")
+    monkeypatch.setenv("HEADRACE_CACHE", str(tmp_path / "cache"))
+    begun: list[Noted] = []
+
+    class Noted(Ahead):
+        stopped = False
+
+        def __init__(self, *given: Any) -> None:
+            begun.append(self)
+            super().__init__(*given)
+
+        def close(self) -> None:
+            self.stopped = True
+            super().close()
+
+    monkeypatch.setattr(feeds, "Ahead", Noted)
+    feed = open_feed(store, PLAIN, stop=6)
+    next(iter(feed))
+    next(iter(feed))
+    assert [one.stopped for one in begun] == [True, False]
+    feed.close()
+    assert begun[1].stopped

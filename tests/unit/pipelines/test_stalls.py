@@ -40,6 +40,14 @@ def test_advice_names_the_stage_and_the_workers() -> None:
     assert "transfer-bound" in slow.advice()
 
 
+def test_the_share_of_a_run_is_its_own() -> None:
+    found = stalls(0, asked=2, came=18, done=18)
+    assert found.advice(0.5).startswith("decode-bound: 50% of the time")
+    assert found.advice(0.5).endswith("; 1 more worker would hide it.")
+    assert found.advice(0.01).startswith("step-bound: 1%")
+    assert found.summary(0.01)["advice"] == found.advice(0.01)
+
+
 def test_laps_cost_less_than_a_hundredth() -> None:
     clock = Clock()
     seconds = min(timeit.repeat(lambda: clock.lap("decode"), number=2000, repeat=5)) / 2000
