@@ -94,34 +94,45 @@ def mask_volumes(
     count = backward.shape[1] + 1
     maps = base_maps.new_empty(len(base_maps), count, *base_maps.shape[1:])
     maps[:, base_frame] = base_maps
-    ways = [(backward, range(base_frame + 1, count), -1)]
+    ways = [(backward[:, base_frame:], range(base_frame + 1, count), -1)]
     if forward is not None:
-        ways.append((forward, range(base_frame - 1, -1, -1), 1))
+        ways.append((forward[:, :base_frame].flip(1), range(base_frame - 1, -1, -1), 1))
     for flow, frames, source in ways:
-        for frame in frames:
-            warped = warp_maps(maps[:, frame + source], flow[:, min(frame, frame + source)], cell)
+        index, weights = _steps(flow, cell)
+        for step, frame in enumerate(frames):
+            warped = _warp(maps[:, frame + source], index[:, step], weights[:, step])
             maps[:, frame] = torch.where(warped == 0, base_maps, warped) if fill else warped
     return maps
 
 
-def warp_maps(maps: Tensor, flow: Tensor, cell: float = 1.0) -> Tensor:
-    """Return (B, h', w') maps read bilinearly where a flow (B, h', w', 2) points; 0 outside."""
-    h, w = maps.shape[1:]
+def _steps(flow: Tensor, cell: float) -> tuple[Tensor, Tensor]:
+    """Return `warp_steps` of every clip: where each cell reads, and how much of it.
+
+    Args:
+        flow: (B, S, h', w', 2) px.
+
+    Returns:
+        Indices (B, S, 4, h' * w') into the padded map and their bilinear weights.
+    """
+    h, w = flow.shape[2:4]
     x, y = _places(flow[..., 0], w, cell), _places(flow[..., 1].mT, h, cell).mT
     left, top = torch.floor(x), torch.floor(y)
     fx, fy = x - left, y - top
     width = w + 2 * PAD
     first = (top.clamp(-PAD, h).long() + PAD) * width + left.clamp(-PAD, w).long() + PAD
+    index = torch.stack([first, first + 1, first + width, first + width + 1], 2)
+    weights = torch.stack([(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], 2)
+    return index.flatten(3), weights.flatten(3)
+
+
+def _warp(maps: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """Return (B, h', w') maps read at one step of `_steps`; 0 outside the frame."""
     padded = functional.pad(maps, (PAD,) * 4).flatten(1)
-    read = [
-        padded.gather(1, (first + away).flatten(1)).view_as(maps)
-        for away in (0, 1, width, width + 1)
-    ]
-    weights = ((1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy)
-    total = read[0] * weights[0]
-    for corner, weight in zip(read[1:], weights[1:], strict=True):
-        total = total + corner * weight
-    return total
+    corners = padded.gather(1, index.flatten(1)).view_as(index) * weights
+    total = corners[:, 0]
+    for corner in range(1, 4):
+        total = total + corners[:, corner]
+    return total.view_as(maps)
 
 
 def _places(flow: Tensor, cells: int, cell: float) -> Tensor:
