@@ -21,13 +21,21 @@ from ray.cluster_utils import Cluster
 
 from pipelines.derive import derive
 from pipelines.executors import Executor, run_jobs
+from pipelines.feed import Feed
 from pipelines.ingest import ingest
 from pipelines.ingest_spec import IngestSpec
 from pipelines.ray_code import PACKAGES, ROOT, OtherCodeError, shipped
 from pipelines.ray_feed import RayStream
 from pipelines.ray_jobs import start_ray, traced_for, wait_for_room
 from storage.fs import Store, StoreError, open_store
-from tests.integration.feed_sets import all_ranks, make_store, open_way, same
+from tests.integration.feed_sets import (
+    all_ranks,
+    delivered,
+    make_store,
+    open_way,
+    resume_points,
+    same,
+)
 from tests.integration.raw import make_videos
 from tests.integration.test_ingest import tree_hash
 
@@ -105,20 +113,21 @@ def test_batches_of_two_nodes_and_ranks_are_the_local_ones(
     assert number == len(wanted) - 1
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
 def test_a_lost_node_loses_no_batch(
-    store: Store, cluster: Cluster, second: Any, executor: Executor
+    store: Store, cluster: Cluster, second: Any, executor: Executor, ranks: int
 ) -> None:
     start_ray(executor.ray_address)
-    whole = open_way(store, "mixture", stop=BATCHES)
-    wanted = list(whole)
-    feed, got = open_way(store, "mixture", stop=BATCHES, kind="ray", workers=2), []
-    for batch in feed:
-        got.append(batch)
-        if len(got) == LOST_AT:
-            wait_until(lambda: processes(second, "_Builder"))
-            cluster.remove_node(second, allow_graceful=False)
-    assert all(same(a, b) for a, b in zip(got, wanted, strict=True))
-    assert feed.proofs == whole.proofs
+    wanted = delivered(store, "mixture", stop=BATCHES)
+
+    def lose(feeds: list[Feed]) -> None:
+        wait_until(lambda: processes(second, "_Builder"))
+        cluster.remove_node(second, allow_graceful=False)
+
+    start = resume_points(BATCHES // 2, ranks)[ranks - 1]
+    where = {"ranks": ranks, "start": start, "stop": BATCHES, "kind": "ray", "workers": 2 // ranks}
+    assert delivered(store, "mixture", harm={LOST_AT: lose}, **where) == wanted[start:]
+    assert second not in cluster.worker_nodes
 
 
 @pytest.mark.parametrize("lose", [False, True], ids=["whole", "a node is lost"])

@@ -3,21 +3,22 @@ beginning (G8, G9, T10)."""
 
 from __future__ import annotations
 
+import itertools
 import os
-import random
 import shutil
 import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import ray
 
 from pipelines.batch import Told
-from pipelines.feed import open_feed
+from pipelines.feed import Feed, open_feed
 from pipelines.mixture import Course, Task
 from pipelines.processes import WorkerDiedError
 from pipelines.ray_feed import RayStream
@@ -25,10 +26,19 @@ from pipelines.ray_jobs import start_ray
 from pipelines.ray_pool import Ahead
 from storage.fs import Store, open_store
 from storage.shards import ShardError
-from tests.integration.feed_sets import STREAMS, WAYS, all_ranks, make_store, open_way, same
+from tests.integration.feed_sets import (
+    STREAMS,
+    WAYS,
+    delivered,
+    make_store,
+    open_way,
+    resume_points,
+)
 
 pytestmark = pytest.mark.ray
 CPUS = 6
+STOP, LONG = 12, 40
+"Batches of a sweep, and of one in which actors die."
 
 
 @pytest.fixture(scope="module")
@@ -48,32 +58,39 @@ def test_a_wrong_address_is_told_soon() -> None:
         start_ray(f"127.0.0.1:{port}")
 
 
-def check(store: Store, way: str, ranks: int, actors: int, start: int, stop: int) -> None:
-    """Compare the global batches of all ranks on Ray with one local feed."""
-    where = {"ranks": ranks, "start": start, "stop": stop, "kind": "ray", "workers": actors}
-    feeds = [open_way(store, way, rank=rank, **where) for rank in range(ranks)]
-    wanted = list(open_way(store, way, start=start, stop=stop))
-    got = list(all_ranks(feeds))
-    for feed in feeds:
-        feed.close()
-    assert len(got) == len(wanted) == stop - start
-    assert all(same(a, b) for a, b in zip(got, wanted, strict=True))
+@pytest.fixture(scope="module")
+def reference(store: Store) -> dict[str, list[list[str]]]:
+    """The digests of every way's batches, built by the local feed one after another."""
+    return {way: delivered(store, way, stop=LONG) for way in WAYS}
 
 
-def test_two_ranks_of_a_mixture_resume_with_the_batches_of_the_local_feed(store: Store) -> None:
-    check(store, "mixture", ranks=2, actors=1, start=2, stop=11)
+def on_ray(store: Store, way: str, ranks: int, actors: int, **values: Any) -> list[list[str]]:
+    return delivered(store, way, ranks=ranks, workers=actors, kind="ray", **values)
+
+
+def test_two_ranks_of_a_mixture_resume_with_the_batches_of_the_local_feed(
+    store: Store, reference: dict[str, list[list[str]]]
+) -> None:
+    assert on_ray(store, "mixture", 2, 1, start=2, stop=11) == reference["mixture"][2:11]
+
+
+CROSSED = [
+    *itertools.product(["mixture"], (1, 2, 4), (0, 1, 2, 3)),
+    *((way, *place) for way in STREAMS for place in ((1, 3), (2, 2), (4, 1))),
+]
+"The mixture holds batches of all datasets, so it alone meets every number of actors."
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(("ranks", "actors"), [(1, 3), (2, 2), (4, 1)])
+@pytest.mark.parametrize(("way", "ranks", "actors"), CROSSED)
 def test_any_ranks_and_actors_from_any_batch(
-    store: Store, way: str, ranks: int, actors: int
+    store: Store, reference: dict[str, list[list[str]]], way: str, ranks: int, actors: int
 ) -> None:
-    rng = random.Random(f"{way} {ranks}")
-    start = rng.randrange(30)
-    check(store, way, ranks, actors, start, start + rng.randrange(5, 12))
+    """The Ray half of the crossing, held against the same digests as the local half."""
+    for start in resume_points(STOP, way, ranks, actors):
+        got = on_ray(store, way, ranks, actors, start=start, stop=STOP)
+        assert got == reference[way][start:STOP]
 
 
 def test_what_is_built_ahead_keeps_within_its_bytes() -> None:
@@ -106,19 +123,22 @@ def wait_until_they_ended() -> None:
     assert not alive
 
 
+def kill_a_builder(feeds: list[Feed]) -> None:
+    """Kill an actor, as its machine does when it has no memory left."""
+    builders()[0].kill()
+
+
 @pytest.mark.slow
-def test_killed_actors_change_no_batch(store: Store) -> None:
-    wanted = list(open_way(store, "mixture", stop=40))
-    feed, got, killed = open_way(store, "mixture", stop=40, kind="ray", workers=2), [], 0
-    for batch in feed:
-        got.append(batch)
-        if len(got) in (1, 7, 20):
-            builders()[0].kill()
-            killed += 1
-    assert killed == 3
-    assert len(got) == len(wanted)
-    assert all(same(a, b) for a, b in zip(got, wanted, strict=True))
-    wait_until_they_ended()
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("ranks", "actors"), [(1, 2), (2, 1), (2, 2)])
+def test_killed_actors_change_no_batch(
+    store: Store, reference: dict[str, list[list[str]]], ranks: int, actors: int
+) -> None:
+    for start in resume_points(LONG // 2, ranks, actors):
+        harm = dict.fromkeys((1, 7, 15), kill_a_builder)
+        got = on_ray(store, "mixture", ranks, actors, start=start, stop=LONG, harm=harm)
+        assert got == reference["mixture"][start:]
+        wait_until_they_ended()
 
 
 @dataclass(frozen=True, slots=True)
