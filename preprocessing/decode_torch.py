@@ -21,7 +21,6 @@ from torch.utils.dlpack import from_dlpack
 from preprocessing.errors import DecodeError
 from preprocessing.jpeg import plain_frame
 from preprocessing.payloads import decode_payload
-from preprocessing.video_codec import encode_clip
 
 DEVICE_EXTENSIONS = ("jpg", "mp4")
 "What a GPU decodes; all else is decoded by the CPU."
@@ -131,6 +130,8 @@ def _made(ext: str) -> bytes:
     red, green = np.broadcast_to(ramp, (_EDGE, _EDGE)), np.broadcast_to(ramp[:, None], (_EDGE,) * 2)
     picture: NDArray[np.uint8] = np.stack([red, green, (red + green) / 2], -1).astype(np.uint8)
     if ext == "mp4":
+        from preprocessing.video_codec import encode_clip  # PyAV: only clips need it
+
         return encode_clip(np.stack([np.roll(picture, 2 * i, 1) for i in range(4)]), fps=8)
     done, data = cv2.imencode(".jpg", picture)
     assert done, "OpenCV writes JPEGs"
