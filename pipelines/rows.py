@@ -129,7 +129,8 @@ def read_rows(
     if where and not any(map(len, chosen)):
         raise ValueError(
             f"data.where: none of the {sum(map(len, manifests))} samples of {snapshot.dataset} "
-            f"fits {dict(where)}. Loosen a condition; 'headrace show' prints what samples say."
+            f"fits {dict(where)}. Loosen a condition; 'headrace ls {snapshot.dataset} --samples 5 "
+            "--json' shows what samples say."
         )
     kept = _limited(manifests, chosen, limit)
     found = []
