@@ -18,9 +18,15 @@ def write_report(store: str, names: Sequence[str], output: Path) -> Path:
 
     Raises:
         FileNotFoundError: the store holds nothing of such a name.
+        OSError: the file cannot be written.
     """
     place = open_store(store, writable=False)
     known = set(list_datasets(place))
+    for name in names:
+        if name not in known and not place.exists(f"runs/{name}/run.json"):
+            raise FileNotFoundError(
+                f"{store}: holds no dataset and no run {name!r}. See 'headrace ls'."
+            )
     datasets = tuple(dataset_section(place, name) for name in names if name in known)
     runs = tuple(run_section(place, name) for name in names if name not in known)
     data = ReportData(
@@ -30,8 +36,22 @@ def write_report(store: str, names: Sequence[str], output: Path) -> Path:
         datasets=datasets,
         runs=runs,
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(render_report(data), encoding="utf-8")
+    return save_page(render_report(data), output)
+
+
+def save_page(html: str, output: Path) -> Path:
+    """Write a report, and the folder it is to be in.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(html, encoding="utf-8")
+    except OSError as error:
+        raise OSError(
+            f"--output {output}: cannot be written ({error.strerror}). Choose another place."
+        ) from error
     return output
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from flows.report import render_report
 from flows.report_curves import Series
+from flows.report_data import save_page
 from flows.report_dataset import dataset_section
 from flows.report_parts import Chart, ReportData, Table
 from flows.report_run import run_section
@@ -41,9 +42,7 @@ def write_study(store: Store, plan: StudyPlan, report: dict[str, Any], output: P
         datasets=(dataset_section(store, plan.dataset),),
         runs=tuple(run_section(store, run) for run in runs),
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(render_report(data), encoding="utf-8")
-    return output
+    return save_page(render_report(data), output)
 
 
 def _comparison(store: Store, rows: list[dict[str, Any]]) -> Table:
