@@ -24,7 +24,10 @@ from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
     FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
 )
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
@@ -213,5 +216,17 @@ def set_paused(plan: ServePlan, name: str, paused: bool) -> None:
             ) from None
         if paused:
             client.pause_deployment(found.id)
+            _forget_due(client, found)
         else:
             client.resume_deployment(found.id)
+
+
+def _forget_due(client: SyncPrefectClient, about: Any) -> None:
+    """Remove what the schedule had asked for and has not begun: late, or waiting for its turn."""
+    due = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
+    for run in client.read_flow_runs(
+        deployment_filter=_only(about), flow_run_filter=FlowRunFilter(state=due)
+    ):
+        if run.auto_scheduled:
+            with suppress(ObjectNotFound):
+                client.delete_flow_run(run.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,8 @@ class Command:
     """A `headrace …` that runs as a program of its own, in a session of its own."""
 
     def __init__(self, words: Sequence[str], environment: Mapping[str, str]) -> None:
+        # A shell lets what it starts in the background ignore SIGINT, which commands would inherit.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flows", *words],
             cwd=ROOT,

@@ -116,7 +116,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @contextmanager
 def serving(server: Server, place: Path) -> Iterator[subprocess.Popen[str]]:
-    """Keep `headrace serve` alive; it ends by SIGINT, as by Ctrl-C."""
+    """Keep `headrace serve` alive; it ends by SIGTERM, as a service is stopped."""
     with (place / "serve.log").open("a") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows", "serve", "plan.yaml"],
@@ -129,7 +129,7 @@ def serving(server: Server, place: Path) -> Iterator[subprocess.Popen[str]]:
         try:
             yield process
         finally:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
             process.wait(timeout=300)
 
 
