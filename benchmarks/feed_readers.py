@@ -362,6 +362,14 @@ class Tree:
         self.peak = max(self.peak, memory)
 
 
+def touch(batch: Any) -> None:
+    """Read a byte of each page of pixels, as a trainer reads all: shared memory that was sent and
+    that nobody has looked at yet is counted for no process."""
+    pixels = batch["pixels"] if isinstance(batch, dict) else batch
+    if hasattr(pixels, "flatten"):
+        pixels.flatten()[::4096].max()
+
+
 IMPORTS = {
     "headrace": "pipelines.feed",
     "resume": "pipelines.feed",
@@ -388,8 +396,9 @@ def read(name: str, target: str, mode: str, workers: int, passes: int) -> dict[s
     tree, began = Tree(), time.perf_counter()
     batches = CONTENDERS[name][1](target, mode, workers)
     first, seen, right = 0.0, [], True
-    for ids, _ in batches:
+    for ids, batch in batches:
         first = first or time.perf_counter() - began
+        touch(batch)
         seen += ids
         if len(seen) == count:
             break
@@ -400,7 +409,9 @@ def read(name: str, target: str, mode: str, workers: int, passes: int) -> dict[s
         right = right and len(seen) == len(set(seen)) == count
         seen = []
         while len(seen) < count:
-            seen += next(batches)[0]
+            ids, batch = next(batches)
+            touch(batch)
+            seen += ids
     # A feed that begins inside an epoch has one and a half of them in two: nothing to count.
     right = name == "resume" or (right and len(seen) == len(set(seen)) == count)
     return {
