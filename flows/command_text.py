@@ -12,8 +12,10 @@ FEW = 10
 def ingest_text(report: dict[str, Any]) -> str:
     """Return the one-line summary of an ingest, and a line for its rejects."""
     if not (report["written"] or report["duplicates"] or report["rejects"]):
-        known = f"all {report['skipped']} files are in it (snapshot {report['snapshot']})"
-        return f"{report['dataset']}: nothing new; {known}"
+        return (
+            f"{report['dataset']}: nothing new; all {report['skipped']} files came before (snapshot"
+            f" {report['snapshot']}). Those that were refused are taken again by --retry-rejects."
+        )
     lines = [
         f"{report['dataset']}: {report['inputs']} files = {report['written']} written + "
         f"{report['duplicates']} duplicates + "

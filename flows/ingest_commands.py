@@ -67,10 +67,14 @@ def ingest(
     answer(report, as_json, ingest_text(report))
     taken = report["inputs"] - report["skipped"]
     if taken and report["rejects"] / taken > max_reject:
+        rest = (
+            "the others are in the dataset"
+            if report["written"]
+            else ("are --modality and --pattern right? --retry-rejects takes these files again")
+        )
         say(
             f"headrace: {report['rejects']} of {taken} files were refused, more than --max-reject "
-            f"{max_reject:.2%}. "
-            f"See 'headrace ls {dataset} --rejects'; the others are in the dataset."
+            f"{max_reject:.2%}. See 'headrace ls {dataset} --rejects'; {rest}."
         )
         raise typer.Exit(OVER_BUDGET)
 

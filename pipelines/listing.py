@@ -6,6 +6,7 @@ is an input of the books: it ends as written, duplicate or rejected.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import PurePosixPath
@@ -62,6 +63,14 @@ def first_places(values: pa.ChunkedArray) -> NDArray[np.int64]:
     return np.sort(np.unique(codes, return_index=True)[1])
 
 
+def _plain_source(source: str) -> str:
+    """Return a source by its shortest name; folders without one of their own by all of it."""
+    if "://" in source:
+        return source.rstrip("/")
+    short = os.path.normpath(source)
+    return os.path.abspath(short) if os.path.basename(short) in (".", "..") else short
+
+
 def list_source(source: str, *, labels: str = "") -> pa.Table:
     """List the raw inputs of a source, in the order of their paths; members of a tar in its own.
 
@@ -74,7 +83,7 @@ def list_source(source: str, *, labels: str = "") -> pa.Table:
         FileNotFoundError: the source does not exist.
         ValueError: a list without a column of paths, or without the column of labels.
     """
-    source = source.rstrip("/") or "/"
+    source = _plain_source(source)
     parent, name = split_uri(source)
     above = Store(parent)
     if name and not name.lower().endswith(".zarr") and above.exists(name):

@@ -301,8 +301,13 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def plain_uri(uri: str) -> str:
-    """Return a path or URI without options, such as a file's address can begin with."""
-    return (uri.partition("?")[0] if "://" in uri else uri).rstrip("/")
+    """Return a path or URI without options, such as a file's address can begin with.
+
+    ./photos, photos/ and photos are one folder, so that its files are not taken for others.
+    """
+    if "://" in uri:
+        return uri.partition("?")[0].rstrip("/")
+    return os.path.normpath(uri).rstrip("/") if uri else uri
 
 
 def _check_remote(uri: str) -> None:
