@@ -130,7 +130,6 @@ def _report(trainer: Trainer, hooks: Hooks, done: int, last: bool) -> None:
         _judge(trainer)
         began = time.monotonic()
         line = {**(line or {"step": done}), **hooks.evaluate()}
-        trainer.model.train()
         trainer.window.began += time.monotonic() - began
     if line:
         hooks.log(line)

@@ -191,9 +191,12 @@ def _alone(trainer: Trainer) -> Trainer:
 
 @contextmanager
 def _judged(trainer: Trainer) -> Iterator[Trainer]:
-    """Yield the trainer alone, with the weights that its run is judged and handed on by."""
+    """Yield the trainer alone, with the weights that its run is judged and handed on by; then it
+    trains on as if nobody had looked.
+    """
     with trainer.average.in_place() if trainer.average is not None else nullcontext():
         yield _alone(trainer)
+    trainer.model.train()
 
 
 def _draw(session: Session, step: int) -> None:

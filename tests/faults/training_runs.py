@@ -37,11 +37,11 @@ COMPARED = (
     "dead_dimensions", "error_low", "error_high",
 )  # fmt: skip
 RUNS: dict[str, tuple[str, list[str]]] = {
-    "image": ("mae_tiny", ["view.size=16", "model.patch=4"]),
+    "image": ("mae_tiny", ["view.size=16", "model.patch=4", "drop_path=0.3"]),
     "video": ("mgmae_tiny", ["view.size=32", "model.patch=8", "target.pixels.norm=videomae"]),
     "satellite": (
         "satmae_group_tiny",
-        ["view.size=16", "model.patch=4", "model.groups=[[B02, B03], [B08]]"],
+        ["view.size=16", "model.patch=4", "model.groups=[[B02, B03], [B08]]", "ema=0.9"],
     ),
 }
 FIELD = ("cell_mae_tiny", ["view.size=16", "model.patch=4"])
