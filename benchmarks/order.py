@@ -1,13 +1,16 @@
 """The order of 10^6 to 10^9 samples: seconds and memory to the first and to a middle batch.
 
-    python benchmarks/order.py [--samples 1000000 1000000000] [--rounds 3] [--peers-python PYTHON]
+    python benchmarks/order.py [--samples 1000000 1000000000] [--rounds 5] [--peers-python PYTHON]
+                               [--gigabytes 6] [--seconds 150]
 
 Each figure is of a process of its own: seconds from numbers to indices, without imports, and what
 its peak memory grew by. headrace computes a global batch of 256 from the sizes of the shards (1,000
 samples each); torch's DistributedSampler permutes all samples, and can begin in the middle only by
 passing over what comes before; MosaicML streaming places and shuffles the ids of all samples (its
 `get_partitions` and `get_shuffle`, as its dataset calls them), and can leave out what was seen.
-Where a contender would need more memory than is free: "cannot".
+Medians of all rounds; of peers beyond 10^7 samples, of one. A contender that would need more than
+GIGABYTES is not run, and the table says what it would take; one that takes more than SECONDS is
+stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +27,6 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH, SHARD = 256, 1000
@@ -94,28 +96,35 @@ def measure(name: str, samples: int, middle: bool) -> None:
     print(json.dumps({"seconds": seconds, "bytes": grown * 1024}))
 
 
-def row(python: str, name: str, samples: int, middle: bool, rounds: int) -> str:
+def row(python: str, name: str, samples: int, middle: bool, given: argparse.Namespace) -> str:
     """Return a row of the table."""
     where = "middle" if middle else "first"
-    if samples * PEAK_BYTES.get(name, 0) > psutil.virtual_memory().available * 0.8:
-        return f"| {samples:.0e} | {where} | {name} | cannot | more than is free |"
+    begins = f"| {samples:.0e} | {where} | {name} |"
+    needed = samples * PEAK_BYTES.get(name, 0) / 1e9
+    if needed > given.gigabytes:
+        return f"{begins} not run | would take {needed * 1000:,.0f} |"
     told = []
-    for _ in range(rounds):
-        line = [python, __file__, "--one", name, "--samples", str(samples)]
-        done = subprocess.run(
-            [*line, "--middle"] if middle else line, capture_output=True, text=True, check=True
-        )
+    line = [python, __file__, "--one", name, "--samples", str(samples), *["--middle"] * middle]
+    for _ in range(1 if name in PEAK_BYTES and samples > 10**7 else given.rounds):
+        try:
+            done = subprocess.run(
+                line, capture_output=True, text=True, check=True, timeout=given.seconds
+            )
+        except subprocess.TimeoutExpired:
+            return f"{begins} more than {given.seconds} | |"
         told.append(json.loads(done.stdout))
     seconds = statistics.median(one["seconds"] for one in told)
     memory = statistics.median(one["bytes"] for one in told)
-    return f"| {samples:.0e} | {where} | {name} | {seconds:.4f} | {memory / 1e6:,.1f} |"
+    return f"{begins} {seconds:.4f} | {memory / 1e6:,.1f} |"
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, nargs="*", default=[10**n for n in (6, 7, 8, 9)])
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--gigabytes", type=float, default=6.0)
+    parser.add_argument("--seconds", type=float, default=150.0)
     parser.add_argument("--peers-python", default=sys.executable)
     parser.add_argument("--quick", action="store_true", help="one round, up to 10^7 samples")
     parser.add_argument("--one", help=argparse.SUPPRESS)
@@ -137,7 +146,7 @@ def main() -> None:
     for samples in given.samples:
         for name, python in pythons.items():
             for middle in (False, True):
-                print(row(python, name, samples, middle, given.rounds), flush=True)
+                print(row(python, name, samples, middle, given), flush=True)
 
 
 if __name__ == "__main__":
