@@ -287,7 +287,9 @@ class ShardReader:
         """Read what is remote, or what the system cut short; anything else is damage."""
         try:
             if self._handle >= 0:
-                data = pread_all(self._handle, size, offset)
+                data = os.pread(self._handle, size, offset)
+                if 0 < len(data) < size:
+                    data += pread_all(self._handle, size - len(data), offset + len(data))
             else:
                 data = self._read_remote(size, offset)
         except (OSError, OverflowError, MemoryError) as error:
