@@ -1,227 +1,173 @@
 """One training step beside its peers: forward, backward and AdamW, equal weights, equal masks.
 
-    python benchmarks/step.py [--rounds 7] [--steps 3] [--threads 1] [--only mae,videomae]
+    python benchmarks/step.py [--rounds 5] [--steps 2] [--threads 1,2] [--only mae,videomae]
+    python benchmarks/step.py --compiled     # compiled contenders too (minutes to compile)
+    python benchmarks/step.py --gpu          # ViT-B, ViT-L and clips in bf16, where a GPU is
 
-Contenders take turns in one process; a round's figure is the median over its steps. Before any
-timing the losses of all contenders must agree to 1e-4. Ratios are of pairs within a round, by CPU
-seconds, so that other work on the machine does not decide.
+Each contender lives in a process of its own; they take turns, never two at a time. A round's figure
+is the median over its steps, a ratio is the median over rounds of pairs within a round. Before any
+timing the losses of all must agree. What a contender needs before its first timed step (start,
+weights, compilation) is told apart.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import step_peers as peers
-from preprocessing.vit_names import hf_names
-from training.assemble import make_trainer
-from training.inputs import IMAGENET_MEAN, IMAGENET_STD
-from training.loop import Trainer, take_step
-from training.ranks import Place
-from training.recipe import read_recipe
+from benchmarks.step_contenders import COMPILED, Case, Step, make_step, step_flops
+from training.flops import measured_peak
 
-SIZES = {
+PEERS = ("headrace", "eager", "transformers")
+TINY = {
     "width": 192, "depth": 12, "heads": 3, "decoder_width": 96, "decoder_depth": 4,
     "decoder_heads": 3,
 }  # fmt: skip
-SIZE, PATCH, FRAMES = 224, 16, 16
-BATCH = {"mae": 16, "videomae": 4}
-KEEP = {"mae": 0.25, "videomae": 0.1}
-AGREE = 1e-4
-Step = Callable[[], float]
+IMAGE_DECODER = {"decoder_width": 512, "decoder_depth": 8, "decoder_heads": 16}
+BASE = {"width": 768, "depth": 12, "heads": 12, **IMAGE_DECODER}
+LARGE = {"width": 1024, "depth": 24, "heads": 16, **IMAGE_DECODER}
+CLIP_BASE = {**BASE, "decoder_width": 384, "decoder_depth": 4, "decoder_heads": 6}
+CASES = {
+    "mae": Case("MAE, ViT-Tiny, 75 % hidden", "mae", TINY, 16, PEERS),
+    "videomae": Case("VideoMAE, ViT-Tiny, 90 % hidden", "videomae", TINY, 4, PEERS),
+}
+ON_GPU = tuple(name for peer in (PEERS[0], PEERS[2]) for name in (peer + COMPILED, peer))
+GPU_CASES = {
+    "base": Case("MAE, ViT-B/16, 224", "mae", BASE, 256, ON_GPU, "cuda", "bf16"),
+    "large": Case("MAE, ViT-L/16, 224", "mae", LARGE, 256, ON_GPU, "cuda", "bf16"),
+    "clips": Case("VideoMAE, ViT-B, 16x224", "videomae", CLIP_BASE, 32, ON_GPU, "cuda", "bf16"),
+}
+AGREE = {"fp32": 1e-4, "bf16": 1e-2}
+"relative difference of losses"
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """A batch, and the mask that all contenders use."""
+class Turn:
+    """The medians of one turn."""
 
-    raw: Tensor
-    "uint8"
-    inputs: Tensor
-    "normalised"
-    noise: Tensor
-    visible: Tensor
-    hidden: Tensor
-
-
-def make_work(kind: str) -> Work:
-    """Return random pixels; VideoMAE's mask is a tube, the same in every frame."""
-    draw = torch.Generator().manual_seed(0)
-    batch, grid = BATCH[kind], (SIZE // PATCH) ** 2
-    shape = (batch, 3, SIZE, SIZE) if kind == "mae" else (batch, 3, FRAMES, SIZE, SIZE)
-    raw = torch.randint(0, 256, shape, generator=draw, dtype=torch.uint8)
-    noise = torch.rand(batch, grid, generator=draw)
-    order = noise.argsort(1)
-    kept = int(grid * KEEP[kind])
-    visible, hidden = order[:, :kept], order[:, kept:]
-    if kind == "videomae":
-        starts = grid * torch.arange(FRAMES // 2)[:, None]
-        visible, hidden = ((starts + ids[:, None]).flatten(1) for ids in (visible, hidden))
-    each = (1, 3) + (1,) * (len(shape) - 2)
-    mean, std = (torch.tensor(m).view(each) for m in (IMAGENET_MEAN, IMAGENET_STD))
-    inputs = (raw.float() / 255 - mean) / std
-    return Work(raw, inputs, noise, visible.sort(1).values, hidden.sort(1).values)
+    cpu: float
+    "CPU seconds a step, all threads"
+    wall: float
+    "seconds a step"
+    memory: int
+    "peak bytes on the device; 0 on a CPU"
 
 
-def our_trainer(kind: str) -> Trainer:
-    """Return the trainer that a recipe makes, at the sizes of the comparison."""
-    words = [f"model.{name}={value}" for name, value in SIZES.items()]
-    words += [f"view.size={SIZE}", f"model.patch={PATCH}", f"batch={BATCH[kind]}"]
-    words += [f"target.pixels.norm={kind}", "optim.lr=1e-4", "optim.schedule=constant"]
-    words += ["optim.clip=0"]
-    recipe = read_recipe(f"{kind}_tiny", words)
-    shape = [3, SIZE, SIZE] if kind == "mae" else [3, FRAMES, SIZE, SIZE]
-    about: dict[str, Any] = {"shape": shape, "stats": {}, "widths": {"pixels": 0}, "channels": []}
-    return make_trainer(recipe, about, Place(0, 1, torch.device("cpu")))
+def serve(pipe: Connection, case: Case, name: str, threads: int) -> None:
+    """Be a contender: send the first two losses and the seconds they took, then a `Turn` for each
+    number of steps received, until killed.
+    """
+    torch.set_num_threads(threads)
+    began = time.perf_counter()
+    step = make_step(case, name)
+    losses = [step() for _ in range(2)]
+    pipe.send((losses, time.perf_counter() - began))
+    while True:
+        pipe.send(take_turn(step, pipe.recv(), case.device))
 
 
-def ours(kind: str, work: Work) -> tuple[nn.Module, Step]:
-    """Return our model and one step of the loop's own `take_step`."""
-    trainer = our_trainer(kind)
-    batch = {
-        "pixels": work.raw,
-        "visible": work.visible,
-        "masked": work.hidden,
-        "decoded": work.hidden,
-        "sample": torch.arange(len(work.raw)),
-    }
-    trainer.model.train()
-    return trainer.model, lambda: float(take_step(trainer, batch)["loss"])
-
-
-def peer_step(model: nn.Module, loss: Callable[[], Tensor]) -> Step:
-    """Return a step as the peers' own scripts take it: zero, forward, backward, AdamW."""
-    learned = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learned if p.ndim > 1], "weight_decay": 0.05},
-        {"params": [p for p in learned if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=1e-4, betas=(0.9, 0.95))
-    model.train()
-
-    def step() -> float:
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()
-        optimizer.step()
-        return value.item()
-
-    return step
-
-
-def mae_contenders(work: Work) -> dict[str, Step]:
-    """Return our step and its peers' on images, all from the same weights."""
-    model, step = ours("mae", work)
-    state = {n: v.clone() for n, v in model.state_dict().items()}
-    eager = peers.EagerMAE(SIZE, PATCH, SIZES, KEEP["mae"])
-    eager.load_state_dict(state)
-    hugging = peers.transformers_mae(SIZE, PATCH, SIZES, 1 - KEEP["mae"])
-    put_weights(hugging, hf_names({n: v for n, v in state.items() if n != "mask_token"}), "vit.")
-    hugging.decoder.mask_token.data.copy_(state["mask_token"])
-    return {
-        "headrace": step,
-        "eager MAE": peer_step(eager, lambda: eager(work.inputs, work.noise)),
-        "transformers ViTMAE": peer_step(
-            hugging, lambda: hugging(work.inputs, noise=work.noise).loss
-        ),
-    }
-
-
-def videomae_contenders(work: Work) -> dict[str, Step]:
-    """Return our step and its peers' on clips, all from the same weights."""
-    model, step = ours("videomae", work)
-    state = {n: v.clone() for n, v in model.state_dict().items()}
-    eager = peers.EagerVideoMAE(SIZE, FRAMES, PATCH, SIZES)
-    eager.load_state_dict(state)
-    eager.encoder_table.copy_(model.encoder.places)
-    eager.decoder_table.copy_(model.places)
-    hugging = peers.transformers_videomae(SIZE, FRAMES, PATCH, SIZES)
-    plain = {
-        n.removeprefix("encoder.").replace("decoder.blocks.", "decoder_blocks."): v
-        for n, v in state.items()
-    }
-    put_weights(hugging, hf_names(plain), "videomae.")
-    tokens = FRAMES // 2 * (SIZE // PATCH) ** 2
-    masked = torch.zeros(len(work.raw), tokens, dtype=torch.bool).scatter_(1, work.hidden, True)
-    clips, unit = work.inputs.transpose(1, 2).contiguous(), work.raw.float() / 255
-    return {
-        "headrace": step,
-        "eager VideoMAE": peer_step(eager, lambda: eager(work.inputs, masked, unit)),
-        "transformers VideoMAE": peer_step(
-            hugging, lambda: hugging(clips, bool_masked_pos=masked).loss
-        ),
-    }
-
-
-def put_weights(model: nn.Module, named: dict[str, Tensor], prefix: str) -> None:
-    """Load weights under the names of Hugging Face's files, as its own loader does."""
-    import tempfile
-
-    import safetensors.torch
-
-    inner = ("embeddings.", "encoder.", "layernorm.")
-    full = {(prefix + n if n.startswith(inner) else n): v.contiguous() for n, v in named.items()}
-    with tempfile.TemporaryDirectory() as folder:
-        model.config.save_pretrained(folder)
-        safetensors.torch.save_file(full, f"{folder}/model.safetensors", {"format": "pt"})
-        loaded = type(model).from_pretrained(folder)
-    model.load_state_dict(loaded.state_dict())
-
-
-def timed(step: Step, steps: int) -> tuple[float, float, float]:
-    """Return the median CPU and wall seconds of so many steps, and the last loss."""
-    cpu, wall, loss = [], [], 0.0
+def take_turn(step: Step, steps: int, device: str) -> Turn:
+    """Return the medians of so many steps; a step ends when its loss is read."""
+    cpu, wall = [], []
     for _ in range(steps):
         began, before = time.perf_counter(), time.process_time()
-        loss = step()
+        step()
         cpu.append(time.process_time() - before)
         wall.append(time.perf_counter() - began)
-    return statistics.median(cpu), statistics.median(wall), loss
+    memory = torch.cuda.max_memory_allocated() if device == "cuda" else 0
+    return Turn(statistics.median(cpu), statistics.median(wall), memory)
 
 
-def compare(kind: str, rounds: int, steps: int) -> str:
+def compare(case: Case, rounds: int, steps: int, threads: int) -> str:
     """Return the table of one comparison.
 
     Raises:
-        SystemExit: the losses differ, so that the work is not the same.
+        SystemExit: the losses differ, so that the work is not the same; or a contender died.
     """
-    work = make_work(kind)
-    contenders = (mae_contenders if kind == "mae" else videomae_contenders)(work)
-    losses = [[step() for step in contenders.values()] for _ in range(2)]
-    for row in losses:
-        if max(row) - min(row) > AGREE * min(row):
-            raise SystemExit(f"{kind}: losses differ: {row}")
-    found = [{name: timed(step, steps) for name, step in contenders.items()} for _ in range(rounds)]
-    unit = "images" if kind == "mae" else "clips"
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    processes = []
+    first: dict[str, tuple[list[float], float]] = {}
+    try:
+        for name in case.contenders:
+            pipes[name], theirs = context.Pipe()
+            arguments = (theirs, case, name, threads)
+            processes.append(context.Process(target=serve, args=arguments, daemon=True))
+            processes[-1].start()
+            theirs.close()
+            first[name] = pipes[name].recv()
+        for losses in zip(*(found for found, _ in first.values()), strict=True):
+            if max(losses) - min(losses) > AGREE[case.precision] * min(losses):
+                raise SystemExit(f"{case.title}: losses differ: {losses}")
+        turns = [{name: ask(pipe, steps) for name, pipe in pipes.items()} for _ in range(rounds)]
+    except EOFError:
+        raise SystemExit(f"{case.title}: a contender died; its error is above.") from None
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    began = {name: seconds for name, (_, seconds) in first.items()}
+    loss = f"loss of the first step {first[case.contenders[0]][0][0]:.6f}"
+    about = f"{case.title}, batch {case.batch}, {case.precision}, {threads} threads; {loss}"
+    make = gpu_table if case.device == "cuda" else cpu_table
+    return f"{about}\n\n{make(case, turns, began)}"
+
+
+def ask(pipe: Connection, steps: int) -> Turn:
+    """Have a contender take its turn."""
+    pipe.send(steps)
+    turn: Turn = pipe.recv()
+    return turn
+
+
+def cpu_table(case: Case, turns: list[dict[str, Turn]], began: dict[str, float]) -> str:
+    """Return a row for each contender, with the ratio of its times to ours."""
     lines = [
-        f"{kind}: {SIZES['width']}x{SIZES['depth']} + {SIZES['decoder_width']}x"
-        f"{SIZES['decoder_depth']}, {SIZE}/{PATCH}, {1 - KEEP[kind]:.0%} hidden, batch "
-        f"{BATCH[kind]}; first losses {', '.join(f'{x:.6f}' for x in losses[0])}",
-        "",
-        f"| contender | {unit}/CPU-s | min-max | {unit}/s wall | headrace to it, CPU | wall |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| contender | samples/CPU-s | min-max | samples/s | headrace to it, CPU | wall | ready |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name in contenders:
-        speeds = [BATCH[kind] / turn[name][0] for turn in found]
-        wall = statistics.median(BATCH[kind] / turn[name][1] for turn in found)
-        ratios = [
-            statistics.median(turn[name][i] / turn["headrace"][i] for turn in found) for i in (0, 1)
-        ]
+    ours = case.contenders[0]
+    for name in case.contenders:
+        speeds = [case.batch / turn[name].cpu for turn in turns]
+        wall = statistics.median(case.batch / turn[name].wall for turn in turns)
+        cpu_ratio = statistics.median(turn[name].cpu / turn[ours].cpu for turn in turns)
+        wall_ratio = statistics.median(turn[name].wall / turn[ours].wall for turn in turns)
         lines.append(
             f"| {name} | {statistics.median(speeds):.1f} | {min(speeds):.1f}-{max(speeds):.1f} | "
-            f"{wall:.1f} | {ratios[0]:.2f}x | {ratios[1]:.2f}x |"
+            f"{wall:.1f} | {cpu_ratio:.2f}x | {wall_ratio:.2f}x | {began[name]:.0f} s |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def gpu_table(case: Case, turns: list[dict[str, Turn]], began: dict[str, float]) -> str:
+    """Return a row for each contender; MFU is of the FLOPs that our model needs and of the peak
+    that a large product reaches.
+    """
+    lines = [
+        "| contender | samples/s | min-max | MFU | peak memory | headrace to it | ready |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    ours, flops = case.contenders[0], step_flops(case)
+    peak = measured_peak(torch.device(case.device), case.precision)
+    for name in case.contenders:
+        speeds = [case.batch / turn[name].wall for turn in turns]
+        ratio = statistics.median(turn[name].wall / turn[ours].wall for turn in turns)
+        used = flops * statistics.median(speeds) / case.batch / peak
+        lines.append(
+            f"| {name} | {statistics.median(speeds):.0f} | {min(speeds):.0f}-{max(speeds):.0f} | "
+            f"{used:.1%} | {turns[-1][name].memory / 2**30:.1f} GiB | {ratio:.2f}x | "
+            f"{began[name]:.0f} s |"
         )
     return "\n".join(lines) + "\n"
 
@@ -229,20 +175,30 @@ def compare(kind: str, rounds: int, steps: int) -> str:
 def main() -> None:
     """Compare and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--steps", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--only", default="mae,videomae")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--threads", default="1,2", help="numbers of threads, one table each")
+    parser.add_argument("--only", default="", help="names of comparisons; all by default")
+    parser.add_argument("--compiled", action="store_true", help="compiled contenders too")
+    parser.add_argument("--gpu", action="store_true", help="the comparisons for a GPU instead")
     given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    for kind in given.only.split(","):
-        print(compare(kind, given.rounds, given.steps), flush=True)
+    if given.gpu and not torch.cuda.is_available():
+        print("skipped: --gpu needs a CUDA device, and torch sees none.")
+        return
+    cases = GPU_CASES if given.gpu else CASES
+    threads = [torch.get_num_threads()] if given.gpu else [int(n) for n in given.threads.split(",")]
+    for name in given.only.split(",") if given.only else cases:
+        case = cases[name]
+        if given.compiled and not given.gpu:
+            both = tuple(each + end for each in PEERS for end in (COMPILED, ""))
+            case = replace(case, contenders=both)
+        for count in threads:
+            print(compare(case, given.rounds, given.steps, count), flush=True)
     import transformers
 
     print(
-        f"{given.rounds} interleaved rounds of {given.steps} steps, {given.threads} threads of "
-        f"{os.cpu_count()} cores, fp32; torch {torch.__version__}, transformers "
-        f"{transformers.__version__}"
+        f"{given.rounds} interleaved rounds of {given.steps} steps, {os.cpu_count()} cores; torch "
+        f"{torch.__version__}, transformers {transformers.__version__}"
     )
 
 
