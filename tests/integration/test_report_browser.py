@@ -52,6 +52,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ingest(store, [str(raw)], "clips", spec, Executor())
     derive(store, "clips", {"flow": {}}, Executor())
     words = ["data.dataset=clips", "steps=4", "batch=2", "log_every=1", "heldout_every=2"]
+    words += ["save_every=2"]
     pretrain(store, read_recipe("videomae_tiny", [*words, "view.size=32"]), run="run")
     return write_report(store.uri, ["clips", "run"], folder / "report.html")
 
@@ -133,6 +134,16 @@ def test_a_clip_is_enlarged_and_paged_by_keyboard(browser: Any, page: Path) -> N
     assert dialog.get_attribute("open") is None
 
 
+def test_reconstructions_are_paged_over_time(browser: Any, page: Path) -> None:
+    open_page(browser, page, "phone", "light")
+    keys, by = webdriver.common.keys.Keys, webdriver.common.by.By
+    sheets = browser.find_elements(by.CSS_SELECTOR, ".over-time figure")
+    assert [sheet.is_displayed() for sheet in sheets] == [False, True]
+    browser.find_element(by.CSS_SELECTOR, ".over-time input").send_keys(keys.ARROW_LEFT)
+    assert [sheet.is_displayed() for sheet in sheets] == [True, False]
+    assert "step 2" in sheets[0].text
+
+
 def test_a_checkpoint_leads_to_its_recipe(browser: Any, page: Path) -> None:
     open_page(browser, page, "phone", "dark")
     keys, by = webdriver.common.keys.Keys, webdriver.common.by.By
@@ -141,3 +152,7 @@ def test_a_checkpoint_leads_to_its_recipe(browser: Any, page: Path) -> None:
     recipe = browser.find_element(by.ID, "recipe-run")
     assert recipe.get_attribute("open") is not None
     assert '"mask"' in recipe.text
+    links = browser.find_elements(by.CSS_SELECTOR, "a[href^='#']")
+    assert {link.get_attribute("hash")[1:] for link in links} <= {
+        element.get_attribute("id") for element in browser.find_elements(by.CSS_SELECTOR, "[id]")
+    }
