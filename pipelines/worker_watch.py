@@ -13,6 +13,8 @@ from multiprocessing.process import BaseProcess
 from threading import Thread
 from typing import Any
 
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
+
 
 def end_together(started: Any) -> None:
     """Have the workers of a loader's iterator end once one of them does; its reader then sees so.
@@ -34,6 +36,9 @@ def _end_all(workers: Sequence[BaseProcess]) -> None:
 def abandon(started: Any) -> None:
     """Let an iterator go whose workers died: asking them to end could wait for what they locked."""
     started._shutdown = True
+    if started._worker_pids_set:  # torch knows iterators by their address, which another may get
+        _remove_worker_pids(id(started))
+        started._worker_pids_set = False
     for worker in started._workers:
         worker.kill()
     for queue in started._index_queues:
