@@ -171,7 +171,7 @@ class WorkerStream:
                 try:
                     told = self._next()
                     break
-                except (RuntimeError, *_CUT_OFF) as error:
+                except (RuntimeError, EOFError, OSError) as error:
                     if restarts == RESTARTS or not _died(error):
                         raise
                     self._may_fork = not isinstance(error, _Stuck)
@@ -237,7 +237,8 @@ class _Stuck(RuntimeError):
 def _died(error: Exception) -> bool:
     """Say whether the loader lost a worker, rather than met an error in one."""
     told = type(error) is RuntimeError and "DataLoader worker (pid" in str(error)
-    return told or isinstance(error, (_Stuck, *_CUT_OFF))
+    half = type(error) is OSError and "end of file during message" in str(error)
+    return told or half or isinstance(error, (_Stuck, *_CUT_OFF))
 
 
 def way_to_start(builders: Iterable[BatchBuilder]) -> str:
