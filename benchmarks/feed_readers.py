@@ -5,8 +5,9 @@
 
 `read` prints JSON: seconds to the first batch, then samples, wall and CPU seconds of the whole
 process tree over PASSES epochs after a first one, its peak memory (shared pages once), and whether
-every epoch had every sample once. All decode by OpenCV or, for headrace, by what it chooses; all
-crop, resize (bilinear below half again the output size) and mirror alike, into uint8 batches of 64.
+every epoch had every sample once. All decode by OpenCV or, for headrace, by what it chooses (the
+same pixels: accurate DCT, smooth colours); all crop, resize (bilinear below half again the output
+size) and mirror alike, into uint8 batches of 64.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import json
 import math
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,9 +24,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.process_tree import Tree, touch  # noqa: E402 (the path comes first)
+
 BATCH, SIZE = 64, 224
 Ids = list[Any]
 
@@ -41,16 +44,21 @@ def augmented(data: bytes, mode: str) -> Any:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     if mode == "decode":
         return pixels.shape[0]
-    height, width = pixels.shape[:2]
+    top, left, h, w, flip = drawn(*pixels.shape[:2])
+    seen = cv2.resize(pixels[top : top + h, left : left + w], (SIZE, SIZE))
+    if flip:
+        seen = cv2.flip(seen, 1)
+    return np.ascontiguousarray(seen.transpose(2, 0, 1))
+
+
+def drawn(height: int, width: int) -> tuple[int, int, int, int, bool]:
+    """Draw a box and whether it is mirrored."""
     area = np.random.uniform(0.2, 1.0) * height * width
     aspect = math.exp(np.random.uniform(math.log(3 / 4), math.log(4 / 3)))
     w = min(max(round(math.sqrt(area * aspect)), 1), width)
     h = min(max(round(math.sqrt(area / aspect)), 1), height)
     top, left = np.random.randint(height - h + 1), np.random.randint(width - w + 1)
-    seen = cv2.resize(pixels[top : top + h, left : left + w], (SIZE, SIZE))
-    if np.random.random() < 0.5:
-        seen = cv2.flip(seen, 1)
-    return np.ascontiguousarray(seen.transpose(2, 0, 1))
+    return top, left, h, w, np.random.random() < 0.5
 
 
 def together(samples: list[tuple[str, Any]]) -> tuple[Ids, Any]:
@@ -82,7 +90,6 @@ def for_ever(batches: Any) -> Iterator[tuple[Ids, Any]]:
 
 def prepare_headrace(folder: str, target: str) -> None:
     """Ingest the pictures as they are."""
-    sys.path.insert(0, str(ROOT))
     from pipelines.executors import Executor
     from pipelines.ingest import ingest
     from pipelines.ingest_spec import IngestSpec
@@ -94,7 +101,6 @@ def prepare_headrace(folder: str, target: str) -> None:
 
 def read_headrace(target: str, mode: str, workers: int, start: int = 0) -> Iterator[Any]:
     """Yield batches of the local feed; less than a view, through its verified reads."""
-    sys.path.insert(0, str(ROOT))
     from pipelines.feed import open_feed
     from pipelines.stream import StreamConfig
     from preprocessing.masks import MaskConfig
@@ -139,11 +145,12 @@ class Bare:
         from preprocessing.payloads import decode_payload
 
         task = self.course.task(number)
-        found = self.course.builders[0].payloads(task.places)
+        payload = self.course.builders[0].members.payload
+        found = [payload(shard, row) for shard, row in task.places]
         ids = [f"{shard}/{row}" for shard, row in task.places]
         if self.mode == "bytes":
-            return ids, [data for _, data in found]
-        return ids, [len(decode_payload(ext, data)) for ext, data in found]
+            return ids, found
+        return ids, [len(decode_payload("jpg", data)) for data in found]
 
 
 # -- plain files
@@ -315,6 +322,30 @@ def read_bound(target: str, mode: str, workers: int) -> Iterator[Any]:
             yield [key for key, _ in some], [augmented(data, mode) for _, data in some]
 
 
+def read_box(target: str, mode: str, workers: int) -> Iterator[Any]:
+    """Yield the same work as headrace does it: of a JPEG only the box that is seen."""
+    from preprocessing.jpeg import plain_frame
+    from preprocessing.jpeg_region import decode_view
+    from preprocessing.payloads import decode_payload
+    from preprocessing.views import View
+
+    def made(data: bytes) -> Any:
+        if mode != "augment":
+            return data if mode == "bytes" else len(decode_payload("jpg", data))
+        frame, planes = plain_frame(data), np.empty((3, SIZE, SIZE), np.uint8)
+        if frame is not None:
+            top, left, h, w, flip = drawn(frame.height, frame.width)
+            if decode_view(data, View(top, left, h, w, SIZE, flip), planes):
+                return planes
+        return augmented(data, mode)
+
+    items = _items(target)
+    while True:
+        for begin in range(0, len(items), BATCH):
+            some = items[begin : begin + BATCH]
+            yield [key for key, _ in some], [made(data) for _, data in some]
+
+
 CONTENDERS: dict[str, tuple[Callable[[str, str], None], Callable[..., Iterator[Any]]]] = {
     "headrace": (prepare_headrace, read_headrace),
     "resume": (prepare_headrace, read_resumed),
@@ -324,50 +355,11 @@ CONTENDERS: dict[str, tuple[Callable[[str, str], None], Callable[..., Iterator[A
     "mds": (prepare_mds, read_mds),
     "ray": (prepare_files, read_ray),
     "bound": (prepare_files, read_bound),
+    "box": (prepare_files, read_box),
 }
 
 
 # -- measuring
-
-
-class Tree:
-    """CPU and memory of this process and of all that it started, looked at 5 times a second."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[int, float] = {}
-        self.peak = 0
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def cpu(self) -> float:
-        """Return the CPU seconds so far, of processes that have ended too."""
-        self._look()
-        return sum(self.seconds.values())
-
-    def _watch(self) -> None:
-        rest = threading.Event()  # beside a thread that waits workers may be forked
-        while True:
-            self._look()
-            rest.wait(0.2)
-
-    def _look(self) -> None:
-        memory = 0
-        here = psutil.Process()
-        for process in [here, *here.children(recursive=True)]:
-            try:
-                times = process.cpu_times()
-                memory += process.memory_full_info().pss
-            except psutil.Error:  # it ended
-                continue
-            self.seconds[process.pid] = times.user + times.system
-        self.peak = max(self.peak, memory)
-
-
-def touch(batch: Any) -> None:
-    """Read a byte of each page of pixels, as a trainer reads all: shared memory that was sent and
-    that nobody has looked at yet is counted for no process."""
-    pixels = batch["pixels"] if isinstance(batch, dict) else batch
-    if hasattr(pixels, "flatten"):
-        pixels.flatten()[::4096].max()
 
 
 IMPORTS = {
@@ -387,7 +379,6 @@ def read(name: str, target: str, mode: str, workers: int, passes: int) -> dict[s
 
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    sys.path.insert(0, str(ROOT))
     count = int(Path(f"{target}.count").read_text())
     before = time.perf_counter()
     if name in IMPORTS:

@@ -9,8 +9,10 @@ checksum, peers none), `decode`, and `augment` (random resized crop to 224, mirr
 headrace draws masks too). Figures are of whole epochs after a first one, page cache warm, in
 samples by CPU second of the whole process tree; rounds are interleaved, and each contender must
 show every sample once an epoch. First batch: from the call until it is there, without imports.
-`resume` is headrace begun in the middle of an epoch; peers replay, or have no such state. The bound
-is the same work without loader, order, batch or check. Memory is the peak of the process tree,
+`resume` is headrace begun in the middle of an epoch; peers replay, or have no such state. Two
+limits stand beside them, in one process without loader, order, masks or check: `bound` is the
+peers' work (whole decode by OpenCV's libjpeg-turbo; pictures of this size are never decoded
+smaller), `box` is headrace's (the box alone). Memory is the peak of the process tree,
 shared pages counted once.
 """
 
@@ -38,6 +40,7 @@ BATCH, SHORT_SIDE, QUALITY = 64, 256, 90
 PACKAGES = {"webdataset": "webdataset", "litdata": "litdata", "mds": "mosaicml-streaming"}
 PACKAGES |= {"ray": "ray"}
 PEERS = ("files", "webdataset", "litdata", "mds", "ray")
+LIMITS = ("bound", "box")
 Turns = dict[str, list[dict[str, Any]]]
 
 
@@ -59,14 +62,14 @@ def store_pictures(source: Path, target: Path, most: int) -> int:
 
 def pythons(only: list[str], peers_python: str) -> dict[str, str]:
     """Return the interpreter of each contender that can run; says which cannot."""
-    found = {name: sys.executable for name in ("headrace", "resume", "files", "bound")}
+    found = {name: sys.executable for name in ("headrace", "resume", "files", *LIMITS)}
     for name in set(only) - set(found):
         for python in (sys.executable, peers_python):
             if name not in found and has_package(python, PACKAGES[name]):
                 found[name] = python
         if name not in found:
             print(f"{PACKAGES[name]} is not installed: not measured", file=sys.stderr)
-    order = ("headrace", "resume", *only, "bound")
+    order = ("headrace", "resume", *only, *LIMITS)
     return {name: found[name] for name in order if name in found}
 
 

@@ -151,11 +151,6 @@ class BatchBuilder:
             block=self.blocks.taken,
         )
 
-    def payloads(self, places: list[Place]) -> list[tuple[str, bytes]]:
-        """Return (extension, bytes) of the samples at `places`, verified, not decoded."""
-        payload, rows = self.members.payload, self.rows
-        return [(rows[shard].values()["ext"][row], payload(shard, row)) for shard, row in places]
-
     def _undecoded(self, places: list[Place], epoch: int) -> list[Undecoded]:
         """Return what a device may decode of a batch; what cannot be read is left for its turn."""
         found = []
