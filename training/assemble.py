@@ -8,6 +8,7 @@ import torch
 
 from preprocessing.indices import band_numbers
 from training.average import Average
+from training.compiled import compile_blocks
 from training.drop_path import drop_paths
 from training.guard import Guard
 from training.inputs import InputNorm
@@ -63,10 +64,10 @@ def make_trainer(recipe: Recipe, about: dict[str, Any], place: Place) -> Trainer
     shape = about["shape"]
     model = build_model(recipe.model, model_input(recipe, about))
     model.to(place.device)
+    if recipe.compile:
+        compile_blocks(model, place.device)
     if recipe.recompute:
         recompute_blocks(model)
-    if recipe.compile:
-        model.compile()
     inputs = InputNorm(recipe.model.norm_input, shape[0], about["stats"]).to(place.device)
     return Trainer(
         model=spread(model, place),

@@ -119,7 +119,7 @@ class Recipe:
     precision: str = "fp32"
     "fp32, bf16 or fp16 autocast"
     compile: bool = False
-    "have torch compile the model; numbers then differ in the last digits"
+    "have torch compile the model's blocks; numbers then differ in the last digits"
     recompute: bool = False
     "keep no activations inside blocks, compute them again for the gradients: less memory"
     drop_path: float = 0.0

@@ -175,13 +175,3 @@ def test_the_infinite_schedule_is_prolonged_by_phases_in_steps() -> None:
     assert rates[0](29) == pytest.approx(0.01, rel=0.3)
     later = rate_of(short, 30, first_task=False)
     assert [later(step) for step in range(10)] == [0.1] * 10
-
-
-@pytest.mark.slow
-def test_a_compiled_model_trains_alike(make: Make, batches: Serve) -> None:
-    plain, compiled = make(), make(compile=True)
-    for batch in batches(0, 3):
-        losses = [float(take_step(trainer, batch)["loss"]) for trainer in (plain, compiled)]
-        assert losses[1] == pytest.approx(losses[0], rel=1e-3)
-    assert compiled.model._compiled_call_impl is not None
-    assert list(compiled.model.state_dict()) == list(plain.model.state_dict())
