@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks import step_peers as peers
 from preprocessing.vit_names import hf_names
+from training.allocator import keep_memory
 from training.assemble import make_trainer
 from training.flops import sample_flops
 from training.inputs import IMAGENET_MEAN, IMAGENET_STD
@@ -108,6 +109,8 @@ def our_batch(work: Work) -> Batch:
 
 def make_step(case: Case, name: str) -> Step:
     """Return one training step of a contender: forward, backward and AdamW, returning the loss."""
+    if name.startswith("headrace"):
+        keep_memory()  # as `pretrain` does; a process has one contender
     work, compiled = make_work(case), name.endswith(COMPILED)
     trainer = our_trainer(case, compiled and name.startswith("headrace"))
     if name.startswith("headrace"):

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from storage.fs import Store, open_store
+from training.allocator import keep_memory
 from training.assemble import about_input, count_parameters, make_trainer
 from training.begin import first_step, load_begin, pin_begin, spared_steps
 from training.checkpoints import list_checkpoints, prune_checkpoints, read_checkpoint
@@ -99,6 +100,7 @@ def pretrain(
         DivergedError: more batches were bad than the recipe allows.
         Stopped: SIGINT or SIGTERM came; the state is saved.
     """
+    keep_memory()
     with open_place() as place:
         job = Job(store=store, recipe=recipe, run=run, place=place)
         job, done = _begin(job, resume)

@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-LONG = "from flows.options import answer; answer({'rows': 'x' * 1_000_000}, True, ''); print('after')"
+LONG = """
+from flows.options import answer
+answer({'rows': 'x' * 1_000_000}, True, '')
+print('after')
+"""
 
 
 def test_a_reader_that_goes_early_is_no_error() -> None:
