@@ -52,9 +52,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return paths
 
 
-@pytest.mark.parametrize(
-    "times", [8_000, pytest.param(200_000, marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.parametrize("times", [8_000, pytest.param(200_000, marks=pytest.mark.slow)], ids=str)
 def test_damaged_pictures_touch_no_other_memory(
     program: Path, pictures: list[str], times: int
 ) -> None:
