@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -23,7 +24,10 @@ FIRST_TASK_SECONDS = 300.0
 "Deadline of the first task, which shows that there is room, and that workers have our code."
 CONNECT_SECONDS = 15.0
 OBJECT_STORE_BYTES = 512 * 2**20
+SETTLE_SECONDS = 20.0
+"How long tasks that nobody wants any more may take to end."
 _STARTED_HERE: set[str] = set()
+_IN_FLIGHT: dict[ray.ObjectRef, Any] = {}
 
 
 def start_ray(address: str = "", cpus: int | None = None) -> None:
@@ -104,16 +108,18 @@ def run_on_ray(
     task = ray.remote(num_cpus=1, max_retries=ATTEMPTS - 1)(traced_for)
     wait_for_room(task, FIRST_TASK_SECONDS)
     driver = this_driver()
-    waiting = {}
+    waiting: dict[ray.ObjectRef, tuple[int, Job]] = {}
     following = iter(enumerate(jobs))
     try:
         while True:
             while len(waiting) < workers and (item := next(following, None)) is not None:
-                waiting[task.remote(driver, function, item[1])] = item
+                reference = task.remote(driver, function, item[1])
+                waiting[reference] = _IN_FLIGHT[reference] = item
             if not waiting:
                 return
             done, _ = ray.wait(list(waiting), num_returns=1)
             index, job = waiting.pop(done[0])
+            del _IN_FLIGHT[done[0]]
             try:
                 result, process = ray.get(done[0])
             except RayTaskError as error:
@@ -122,8 +128,25 @@ def run_on_ray(
                 raise died(function, index, job) from error
             yield index, result, process
     finally:
-        for reference in waiting:
-            ray.cancel(reference)
+        _settle(waiting)
+
+
+@atexit.register
+def _settle_all() -> None:
+    """End what an interrupted command left, before Ray's own exit, which runs after this one."""
+    _settle(_IN_FLIGHT)
+
+
+def _settle(references: Iterable[ray.ObjectRef]) -> None:
+    """Cancel tasks and wait for their end: where one ends while Ray disconnects, Ray crashes."""
+    left = [reference for reference in references if reference in _IN_FLIGHT]
+    for reference in left:
+        del _IN_FLIGHT[reference]
+    if not left or not ray.is_initialized():
+        return
+    for reference in left:
+        ray.cancel(reference)
+    ray.wait(left, num_returns=len(left), timeout=SETTLE_SECONDS)
 
 
 def traced_for(driver: Driver, function: Callable[[Job], Result], job: Job) -> tuple[Result, int]:
