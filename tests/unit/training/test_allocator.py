@@ -38,6 +38,6 @@ def faults(kind: str) -> int:
 
 
 def test_a_second_step_needs_no_new_pages() -> None:
-    """64 MiB are 16,384 pages, or 32 huge ones."""
+    """Four times 64 MiB are 65,536 pages; few of them are new to a process that kept its own."""
     kept, given_back = faults("kept"), faults("plain")
-    assert kept < 1000 < given_back, (kept, given_back)
+    assert 10 * kept < given_back, (kept, given_back)

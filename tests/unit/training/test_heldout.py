@@ -76,7 +76,10 @@ def test_flops_are_those_of_the_products(trainer: Make, batches: Serve) -> None:
 
     seen, width, inner = 4, 24, 16
     forward = 2 * seen * 48 * width + blocks(2, seen + 1, width) + 2 * (seen + 1) * width * inner
-    forward += blocks(1, 17, inner) + 2 * 12 * inner * 48
+    # The decoder's only block is its last: keys and values of all tokens, the rest of those asked.
+    asked, tokens = 12, 17
+    forward += 2 * (2 * tokens + 10 * asked) * inner**2 + 4 * asked * tokens * inner
+    forward += 2 * asked * inner * 48
     assert sample_flops(made, batch) == pytest.approx(3 * forward, rel=1e-6)
     assert measured_peak(torch.device("cpu"), "fp32") > 1e8
 
