@@ -3,9 +3,13 @@ on standard error."""
 
 from __future__ import annotations
 
+import atexit
+import os
+import signal
+import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -26,7 +30,7 @@ from flows.arguments import (
     stages_by_name,
 )
 from flows.command_text import evaluate_line, pretrain_line, pretrain_plan_line
-from flows.options import UsageError, answer, errors_for_people, output_file
+from flows.options import INTERRUPTED, UsageError, answer, errors_for_people, output_file
 
 _FOLDER = Path(__file__).resolve().parent.parent / "recipes"
 RECIPES = ", ".join(sorted(path.stem for path in _FOLDER.glob("*.yaml")))
@@ -174,4 +178,20 @@ def demo(
 
 def main() -> None:
     """Run the command."""
-    app()
+    try:
+        app()
+    except SystemExit as ended:
+        # All is said: a Ctrl-C from here on changes nothing.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if ended.code == INTERRUPTED:
+            _leave(INTERRUPTED)
+        raise
+
+
+def _leave(code: int) -> NoReturn:
+    """End without taking the interpreter apart: threads of an interrupted flow, of Ray and Prefect,
+    may be at work in it, and crash then."""
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -55,6 +55,13 @@ def beside(*works: Callable[[], object]) -> Iterator[None]:
             thread.join()
 
 
+@pytest.fixture(autouse=True)
+def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule as it is where neither is loaded; other tests may have loaded them already."""
+    for name in ("ray", "grpc"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+
 def test_a_thread_that_waits_is_no_reason_and_one_at_work_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -74,9 +81,9 @@ def test_libraries_with_threads_are_a_reason(name: str, monkeypatch: pytest.Monk
 
 
 def test_devices_and_ranks_are_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
-    assert "CUDA" in reason_not_to_fork()
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_initialized", lambda: True)
+        assert "CUDA" in reason_not_to_fork()
     torch.distributed.init_process_group(
         "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
     )
