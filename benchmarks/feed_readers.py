@@ -99,17 +99,15 @@ def prepare_headrace(folder: str, target: str) -> None:
     ingest(open_store(target), [folder], "photos", spec, Executor())
 
 
-def read_headrace(target: str, mode: str, workers: int, start: int = 0) -> Iterator[Any]:
-    """Yield batches of the local feed; less than a view, through its verified reads."""
-    from pipelines.feed import open_feed
+def photos(size: int) -> Any:
+    """Return the stream of pictures that is measured; peers' Pythons have none of its parts."""
     from pipelines.stream import StreamConfig
     from preprocessing.masks import MaskConfig
     from preprocessing.views import ViewConfig
-    from storage.fs import Store
 
-    stream = StreamConfig(
+    return StreamConfig(
         dataset="photos",
-        view=ViewConfig(size=SIZE),
+        view=ViewConfig(size=size),
         mask=MaskConfig(),
         targets=(),
         patch=16,
@@ -117,7 +115,14 @@ def read_headrace(target: str, mode: str, workers: int, start: int = 0) -> Itera
         seed=0,
         lanes=8,
     )
-    feed = open_feed(Store(target), stream, workers=workers, start=start)
+
+
+def read_headrace(target: str, mode: str, workers: int, start: int = 0) -> Iterator[Any]:
+    """Yield batches of the local feed; less than a view, through its verified reads."""
+    from pipelines.feed import open_feed
+    from storage.fs import Store
+
+    feed = open_feed(Store(target), photos(SIZE), workers=workers, start=start)
     if mode == "augment":
         yield from ((batch["sample"].tolist(), batch) for batch in feed)
         return

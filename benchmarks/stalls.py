@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 import cv2  # noqa: E402 (the path comes first)
 import torch  # noqa: E402
 
+from benchmarks.feed_readers import photos  # noqa: E402
 from benchmarks.feeds import BATCH, store_pictures  # noqa: E402
 from benchmarks.ingest_images import make_files  # noqa: E402
 from pipelines import batch as batches  # noqa: E402
@@ -31,9 +32,6 @@ from pipelines.feed import Feed, open_feed  # noqa: E402
 from pipelines.ingest import ingest  # noqa: E402
 from pipelines.ingest_spec import IngestSpec  # noqa: E402
 from pipelines.stalls import Clock, Stalls  # noqa: E402
-from pipelines.stream import StreamConfig  # noqa: E402
-from preprocessing.masks import MaskConfig  # noqa: E402
-from preprocessing.views import ViewConfig  # noqa: E402
 from storage.fs import open_store  # noqa: E402
 
 
@@ -53,17 +51,7 @@ def opened(place: Path, source: Path, size: int) -> Feed:
     store = open_store(place / "store")
     spec = IngestSpec(modality="image", heldout=0.0)
     ingest(store, [str(place / "pictures")], "photos", spec, Executor())
-    stream = StreamConfig(
-        dataset="photos",
-        view=ViewConfig(size=size),
-        mask=MaskConfig(),
-        targets=(),
-        patch=16,
-        batch=BATCH,
-        seed=0,
-        lanes=8,
-    )
-    return open_feed(store, stream)
+    return open_feed(store, photos(size))
 
 
 def seconds_of(course: Any, number: int, clock: type[Clock], stalls: Stalls | None) -> float:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
+
+import pyarrow as pa
 
 from storage.columns import column_path, list_columns, part_state
 from storage.fs import Store
 from storage.manifest import read_table
 from storage.snapshots import Snapshot, list_datasets, part_path, read_snapshot
 from storage.streaming import TableFile, file_sha256
+
+_COUNTED = {"written": "written", "duplicate": "duplicates", "rejected": "rejects"}
+"outcomes of raw files, and the totals of a snapshot that count them"
 
 
 def open_snapshot(store: Store, dataset: str, number: int | None = None) -> Snapshot:
@@ -37,9 +42,10 @@ def describe_dataset(store: Store, dataset: str) -> dict[str, Any]:
         for name in ("samples", "bytes", "inputs", "written", "duplicates", "rejects")
     }
     if totals["rejects"] and len(snapshot.parts) > 1:  # some may have been taken later
-        last = Counter(row["outcome"] for row in read_outcomes(store, dataset))
-        counted = {"written": "written", "duplicates": "duplicate", "rejects": "rejected"}
-        totals |= {"inputs": last.total(), **{name: last[word] for name, word in counted.items()}}
+        for outcomes in _outcomes_of_rejected(store, dataset).values():
+            for earlier in outcomes[:-1]:
+                totals["inputs"] -= 1
+                totals[_COUNTED[earlier]] -= 1
     splits, groups = Counter[str](), Counter[str]()
     for entry in snapshot.parts:
         splits.update(entry.stats["splits"])
@@ -131,9 +137,27 @@ def read_outcomes(store: Store, dataset: str) -> list[dict[str, str]]:
 
 def standing_rejects(store: Store, dataset: str) -> list[dict[str, Any]]:
     """Return the raw files that are refused still: a reject that was taken later is left out."""
-    refused = {r["uri"] for r in read_outcomes(store, dataset) if r["outcome"] == "rejected"}
-    last = {row["uri"]: row for row in read_rejects(store, dataset) if row["uri"] in refused}
-    return list(last.values())
+    found = _outcomes_of_rejected(store, dataset)
+    last = {row["uri"]: row for row in read_rejects(store, dataset)}
+    return [row for uri, row in last.items() if found[uri][-1] == "rejected"]
+
+
+def _outcomes_of_rejected(store: Store, dataset: str) -> dict[str, list[str]]:
+    """Return, of each file that was ever refused, what became of it each time, the last time last.
+
+    Tables of inputs have a row a file: all rows are looked at, few become Python objects.
+    """
+    from pyarrow import compute  # feeds import this module, and do without
+
+    refused = pa.array(sorted({row["uri"] for row in read_rejects(store, dataset)}), pa.string())
+    found: dict[str, list[str]] = defaultdict(list)
+    for entry in open_snapshot(store, dataset).parts:
+        table = read_table(store, f"{part_path(dataset, entry.part)}/inputs.parquet")
+        table = table.filter(compute.is_in(table["uri"], value_set=refused))
+        rows = zip(table["uri"].to_pylist(), table["outcome"].to_pylist(), strict=True)
+        for uri, outcome in rows:
+            found[uri].append(outcome)
+    return found
 
 
 def read_samples(store: Store, dataset: str, count: int) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -12,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.unit.preprocessing.compilers import COMPILER, has_avx2
+
 ROOT = Path(__file__).resolve().parents[2]
-COMPILER = shutil.which("gcc") or shutil.which("clang")
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,6 @@ def test_damaged_pictures_touch_no_other_memory(
     assert done.returncode == 0, done.stderr[:4000]
     found = re.fullmatch(r"(\d+) decoded, (\d+) refused", done.stdout.strip())
     assert found, done.stdout
-    if int(found[1]) == 0:
+    if not has_avx2():
         pytest.skip("this processor has no AVX2: every picture is left to the library")
     assert int(found[1]) > times // 50 and int(found[2]) > times // 50
