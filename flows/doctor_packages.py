@@ -95,6 +95,21 @@ def decoders(_: Examined) -> Iterator[Finding]:
                 yield fault("decoders", text, f"python -m pip install --force-reinstall {package}")
     if working:
         yield fine("decoders", ", ".join(working))
+    yield from _views()
+
+
+def _views() -> Iterator[Finding]:
+    """Say where batches of JPEGs take half again as long as they need to."""
+    from preprocessing.jpeg_region import compiled
+
+    if not compiled():
+        found = (
+            "of a JPEG the whole is decoded, not only what a view shows: _jpeg.c is not compiled"
+        )
+        mend = (
+            "install a C compiler, and then headrace again: python -m pip install --force-reinstall"
+        )
+        yield note("decoders", found, f"{mend} --no-deps (in a checkout: --editable .)")
 
 
 def _short(error: Exception) -> str:

@@ -40,6 +40,11 @@ def _function() -> Any:
     return function
 
 
+def compiled() -> bool:
+    """Say whether the compiled function is there; on which processors it runs it says itself."""
+    return _function() is not None
+
+
 class _Room(threading.local):
     """Memory that a thread decodes in."""
 

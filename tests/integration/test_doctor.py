@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from flows.command import app
 from pipelines.producers import PRODUCERS
+from preprocessing import jpeg_region
 from tests.faults.zygote import ROOT
 from tests.integration.raw import make_images
 
@@ -176,6 +177,18 @@ def without(site: Path, *packages: str) -> None:
         name = entry.name.partition("-")[0].partition(".")[0].lower()
         if name not in packages and not entry.name.startswith("__editable__"):
             (site / entry.name).symlink_to(entry)
+
+
+def test_a_jpeg_decoder_that_was_not_compiled_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jpeg_region, "find_spec", lambda name: None)
+    jpeg_region._function.cache_clear()
+    _, findings = doctor(store=tmp_path)
+    jpeg_region._function.cache_clear()
+    assert (
+        "C compiler" in named([f for f in findings if f["fix"]], "decoders", "not compiled")["fix"]
+    )
 
 
 @pytest.mark.slow

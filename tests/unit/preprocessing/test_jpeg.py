@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import cv2
 import numpy as np
 import pytest
 
 from preprocessing.images import decode_rgb
 from preprocessing.jpeg import decode_plain, plain_frame, view_reduced
-from preprocessing.jpeg_region import decode_region, decode_view
+from preprocessing.jpeg_region import compiled, decode_region, decode_view
 from preprocessing.views import View, apply_view, interpolated
 from tests.unit.preprocessing.compilers import COMPILER, has_avx2
 
@@ -113,10 +111,6 @@ def random_box(rng: np.random.Generator, height: int, width: int) -> View:
     top, left = int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1))
     size = int(rng.choice([8, 31, 32, 64, 96, 224]))
     return View(top, left, h, w, size, bool(rng.random() < 0.5))
-
-
-def compiled() -> bool:
-    return find_spec("preprocessing._jpeg") is not None
 
 
 @pytest.mark.skipif(not (COMPILER and has_avx2()), reason="no C compiler, or no AVX2, is here")
