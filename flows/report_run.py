@@ -115,6 +115,7 @@ def _run_work(store: Store, run: str) -> Table | None:
 
 def _facts(summary: dict[str, Any], stalls: dict[str, Any] | None) -> tuple[tuple[str, str], ...]:
     heldout, mfu = summary["heldout_loss"], summary.get("mfu")
+    ceiling = summary.get("ceiling_samples_per_second")
     waiting = stalls["waited"] / stalls["seconds"] if stalls and stalls["seconds"] else None
     facts = (
         ("steps", f"{summary['step']:,}"),
@@ -122,6 +123,7 @@ def _facts(summary: dict[str, Any], stalls: dict[str, Any] | None) -> tuple[tupl
         ("loss", f"{summary['first_loss']:.4f} → {summary['loss']:.4f}"),
         ("held-out loss", "none" if heldout is None else f"{heldout:.4f}"),
         ("throughput", f"{summary['samples_per_second']:.1f} samples/s"),
+        ("throughput of the step alone", "" if ceiling is None else f"{ceiling:.1f} samples/s"),
         ("waiting for data", "" if waiting is None else f"{waiting:.0%}"),
         ("of peak FLOP/s", "" if mfu is None else f"{mfu:.1%}"),
         ("epochs proven", f"{summary['epochs_proven']}" if summary.get("epochs_proven") else ""),

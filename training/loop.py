@@ -223,9 +223,14 @@ def _next_batch(source: Iterator[Batch], step: int, trainer: Trainer) -> tuple[B
             f"the feed ended before step {step + 1}. A feed must hold every batch of the run; "
             "was it closed?"
         ) from error
+    return on_device(trainer, batch, step), time.monotonic() - began
+
+
+def on_device(trainer: Trainer, batch: Batch, step: int) -> Batch:
+    """Return a batch as `take_step` takes it: with what it keeps in a step, on the device."""
     if trainer.paths is not None:
         batch = trainer.paths.draw(batch, step)
-    return to_device(batch, trainer.device), time.monotonic() - began
+    return to_device(batch, trainer.device)
 
 
 def _split(batch: Batch, parts: int) -> list[Batch]:

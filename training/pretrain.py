@@ -21,6 +21,7 @@ from storage.fs import Store, open_store
 from training.allocator import keep_memory
 from training.assemble import about_input, count_parameters, make_trainer
 from training.begin import first_step, load_begin, pin_begin, spared_steps
+from training.ceiling import Cached, measure_ceiling
 from training.checkpoints import list_checkpoints, prune_checkpoints, read_checkpoint
 from training.curves import drop_curves
 from training.evaluate import probe_while_training
@@ -47,7 +48,15 @@ from training.runs import (
     read_run,
     write_record,
 )
-from training.session import Progress, Recorder, Session, pick_example, say, sum_up
+from training.session import (
+    Progress,
+    Recorder,
+    Session,
+    note_ceiling,
+    pick_example,
+    say,
+    sum_up,
+)
 from training.skips import note_skip, read_skips, write_skips
 from training.state import restore
 
@@ -188,7 +197,11 @@ def _train(job: Job, feed: Feed, done: int, progress: Progress | None) -> int:
     left = range(done, job.recipe.steps)
     with stop_on_signals(job.place) as stop:
         hooks = Recorder(session, stop, progress).hooks()
-        finished = train(session.trainer, chain([first], source), left, hooks, skips)
+        batches = Cached(chain([first], source))
+        finished = train(session.trainer, batches, left, hooks, skips)
+        if finished == job.recipe.steps:
+            steps = finished - first_step(job.recipe)
+            note_ceiling(session, measure_ceiling(session.trainer, batches, steps))
     wait_for_all(job.place)
     if stop.signal and finished < job.recipe.steps:
         raise Stopped(f"run {job.run}: saved at step {finished}; add --resume to continue")
@@ -304,6 +317,8 @@ def _finish(job: Job) -> dict[str, Any]:
         write_record(store, run, "summary.json", summary)
         prune_checkpoints(store, run, recipe.keep, spared_steps(recipe))
         store.delete_abandoned(f"runs/{run}")
+    if summary["data_advice"]:
+        say(job.place, f"{run}: {summary['data_advice']}")
     return summary
 
 

@@ -29,6 +29,8 @@ FLUSH_SECONDS = 5.0
 FLUSH_SHARE = 0.01
 "most of the time that may go there, however long the log is"
 PICTURED = 4
+CEILING = "ceiling_samples_per_second"
+"in log and summary"
 
 
 class Fed(Protocol):
@@ -133,7 +135,6 @@ class Recorder:
             stalls = session.feed.stalls.summary(wait_share(session.metrics.lines))
             failed = read_record(session.store, session.run, "failed.json") or {}
             session.metrics.add({"step": step, "feed": stalls, "failed_samples": len(failed)})
-            say(session.place, f"{session.run}: {stalls['advice']}")
         session.metrics.flush()
         write_curves(session.store, session.run, session.metrics.lines, step)
         _draw(session, step)
@@ -184,6 +185,14 @@ class Recorder:
             write_record(session.store, session.run, "failed.json", before | session.feed.failed)
 
 
+def note_ceiling(session: Session, rate: float | None) -> None:
+    """Log how many samples a second the steps of a rank alone would make, scaled to all ranks."""
+    if rate is None or not session.place.first:
+        return
+    session.metrics.add({"step": session.recipe.steps, CEILING: rate * session.place.ranks})
+    session.metrics.flush()
+
+
 def _alone(trainer: Trainer) -> Trainer:
     """Return the trainer with the bare model: what one rank does alone must not wait for others."""
     return replace(trainer, model=bare(trainer.model))
@@ -212,6 +221,17 @@ def wait_share(lines: list[dict[str, Any]]) -> float:
     return waited / max(sum(line["seconds"] for line in timed), 1e-9)
 
 
+def _advice(lines: list[dict[str, Any]], rate: float, ceiling: float | None) -> str | None:
+    """Return what the feed advises, beside what steps that never wait would make."""
+    advice = next((line["feed"]["advice"] for line in lines[::-1] if "feed" in line), None)
+    if advice is None or ceiling is None:
+        return advice
+    return (
+        f"{advice} The step alone, on a batch that is there, would reach {ceiling:.1f} samples/s; "
+        f"the run made {rate:.1f}."
+    )
+
+
 def sum_up(
     run: str, recipe: Recipe, lines: list[dict[str, Any]], parameters: int
 ) -> dict[str, Any]:
@@ -220,7 +240,8 @@ def sum_up(
     looks = [line for line in lines if "heldout_loss" in line]
     timed = [line for line in lines if "seconds" in line]
     seconds = sum(line["seconds"] for line in timed)
-    samples = sum(line["samples"] for line in timed)
+    rate = sum(line["samples"] for line in timed) / seconds
+    ceiling = next((line[CEILING] for line in lines[::-1] if CEILING in line), None)
     signs = ("effective_rank", "token_variance", "dead_dimensions", "knn_accuracy")
     return {
         "run": run,
@@ -233,12 +254,13 @@ def sum_up(
         "heldout_loss": looks[-1]["heldout_loss"] if looks else None,
         "best_heldout_loss": min((line["heldout_loss"] for line in looks), default=None),
         **{name: looks[-1][name] for name in signs if looks and name in looks[-1]},
-        "samples_per_second": samples / seconds,
+        "samples_per_second": rate,
+        CEILING: ceiling,
         "data_wait_share": wait_share(lines),
         "mfu": timed[-1].get("mfu"),
         "seconds": seconds,
         "epochs_proven": sum("epoch_proof" in line for line in lines),
-        "data_advice": next((x["feed"]["advice"] for x in lines[::-1] if "feed" in x), None),
+        "data_advice": _advice(lines, rate, ceiling),
         "failed_samples": max((line.get("failed_samples", 0) for line in lines), default=0),
         "skipped": sum("skipped" in line for line in lines),
         "parameters": parameters,
