@@ -51,11 +51,11 @@ class InputNorm(nn.Module):
                 f"samples have {pixels.shape[1]} channels, the network was made for "
                 f"{len(self.mean)}. Choose channels by name with data.bands or model.groups."
             )
-        x = pixels.float()
+        x = pixels.to(torch.float32, copy=True)
         if self.kind == "self":
-            return self_standardise(x / 255.0 if pixels.dtype == torch.uint8 else x)
+            return self_standardise(x.div_(255.0) if pixels.dtype == torch.uint8 else x)
         shape = (1, -1) + (1,) * (x.ndim - 2)
-        x = (x - self.mean.view(shape)).div_(self.std.view(shape))
+        x = x.sub_(self.mean.view(shape)).div_(self.std.view(shape))
         if not self.levels:
             return x
         return x.mul_(self.levels).clamp_(0, self.levels).floor_().div_(self.levels)

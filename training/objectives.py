@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from preprocessing.patches import normalise_patches
 from preprocessing.targets import SCALE_SHARES
@@ -147,10 +148,10 @@ def token_errors(predicted: Tensor, wanted: Tensor, real: Tensor | None = None) 
     """Return the mean squared error of each token (B, Q); `real` (B, Q, P) is 0 where a token is
     padded.
     """
-    far = predicted - wanted
+    errors = functional.mse_loss(predicted, wanted, reduction="none")
     if real is None:
-        return torch.linalg.vecdot(far, far) / far.shape[-1]
-    return (far.square() * real).sum(-1) / real.sum(-1)
+        return errors.sum(-1) / errors.shape[-1]  # a mean would spread its gradient over all values
+    return (errors * real).sum(-1) / real.sum(-1)
 
 
 def scale_errors(predicted: Tensor, wanted: Tensor) -> Tensor:

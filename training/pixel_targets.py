@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from preprocessing.patches import normalise_patches
 from training.models.layout import PixelLayout
 from training.models.tokens import cut_patches, pick_patches
 
@@ -80,11 +81,8 @@ def patch_moments(
         raise ValueError(f"target.norm is {norm!r}; it must be none, mae or videomae.")
     if layout.groups:
         return _group_moments(values, layout)
-    # Two passes: torch.var goes value by value on a CPU, five times as long as these sums.
-    mean = values.mean(-1, keepdim=True)
-    far = values - mean
-    variance = torch.linalg.vecdot(far, far) / (values.shape[-1] - 1)
-    return mean, (variance + NORM_EPS).sqrt()[..., None]
+    variance, mean = torch.var_mean(values, -1, keepdim=True)
+    return mean, (variance + NORM_EPS).sqrt()
 
 
 def _channel_sums(values: Tensor, layout: PixelLayout, channels: int) -> Tensor:
@@ -102,6 +100,8 @@ def pixel_targets(
     `videomae`; without groups only those of the tokens `ids` (B, Q), if given.
     """
     values = patchify(pixels, layout, ids)
+    if norm == "mae" and not layout.groups:
+        return normalise_patches(values)
     mean, scale = patch_moments(values, layout, norm, pixels.shape[1])
     targets = values if norm == "none" else (values - mean).div_(scale)
     return targets * real_values(layout, values) if layout.groups else targets
