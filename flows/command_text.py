@@ -77,11 +77,11 @@ def cost_line(dataset: str, name: str, cost: dict[str, Any], workers: int) -> st
 def pretrain_line(report: dict[str, Any]) -> str:
     """Return the one-line summary of a run."""
     heldout = "none" if report["heldout_loss"] is None else f"{report['heldout_loss']:.4f}"
-    ceiling = report["ceiling_samples_per_second"]
-    alone = "" if ceiling is None else f" (the step alone {ceiling:.1f})"
+    rate, ceiling = report["samples_per_second"], report["ceiling_samples_per_second"] or 0.0
+    alone = f" (the step alone {ceiling:.1f})" if ceiling > rate else ""
     return (
         f"{report['run']}: step {report['step']}, loss {report['loss']:.4f}, held-out loss "
-        f"{heldout}, {report['samples_per_second']:.1f} samples/s{alone}, "
+        f"{heldout}, {rate:.1f} samples/s{alone}, "
         f"{report['data_wait_share']:.0%} of the time waiting for data"
     )
 

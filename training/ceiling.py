@@ -4,7 +4,6 @@ above this ceiling, so it tells what waiting less would be worth.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -61,7 +60,9 @@ def measure_ceiling(trainer: Trainer, cached: Cached, steps: int) -> float | Non
 
 
 def _step_seconds(trainer: Trainer, batch: Batch, count: int) -> float:
-    """Return the median over `count` steps on a batch but the first, which warms up."""
+    """Return what the fastest of `count` steps on a batch took; others of the machine's work can
+    only slow a step down. The first warms up.
+    """
     batch = on_device(trainer, batch, 0)
     took = []
     for _ in range(count):
@@ -70,4 +71,4 @@ def _step_seconds(trainer: Trainer, batch: Batch, count: int) -> float:
         if trainer.device.type == "cuda":
             torch.cuda.synchronize(trainer.device)
         took.append(time.perf_counter() - began)
-    return statistics.median(took[1:])
+    return min(took[1:])

@@ -226,10 +226,10 @@ def _advice(lines: list[dict[str, Any]], rate: float, ceiling: float | None) -> 
     advice = next((line["feed"]["advice"] for line in lines[::-1] if "feed" in line), None)
     if advice is None or ceiling is None:
         return advice
-    return (
-        f"{advice} The step alone, on a batch that is there, would reach {ceiling:.1f} samples/s; "
-        f"the run made {rate:.1f}."
-    )
+    told = f"{advice} The step alone, on a batch that is there, "
+    if ceiling <= rate:
+        return f"{told}is no faster than the {rate:.1f} samples/s that the run made."
+    return f"{told}would reach {ceiling:.1f} samples/s; the run made {rate:.1f}."
 
 
 def sum_up(

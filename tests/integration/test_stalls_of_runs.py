@@ -13,7 +13,7 @@ import pytest
 from pipelines.pictures import Pictures
 from storage.fs import Store, open_store
 from tests.integration.feed_sets import fill
-from training import ceiling, loop
+from training import ceiling, loop, session
 from training.pretrain import pretrain
 from training.recipe import read_recipe
 from training.runs import read_metrics
@@ -38,6 +38,14 @@ def slow_down(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, seconds: f
         return real(*given)
 
     monkeypatch.setattr(place, name, slowly)
+
+
+def test_a_step_that_is_no_faster_is_told_without_a_promise() -> None:
+    lines = [{"feed": {"advice": "step-bound."}}]
+    said = session._advice(lines, rate=9.0, ceiling=8.0)
+    assert said is not None
+    assert said.endswith("is no faster than the 9.0 samples/s that the run made.")
+    assert session._advice(lines, rate=9.0, ceiling=None) == "step-bound."
 
 
 @pytest.mark.parametrize(
