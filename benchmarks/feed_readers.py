@@ -118,17 +118,20 @@ def photos(size: int) -> Any:
 
 
 def read_headrace(target: str, mode: str, workers: int, start: int = 0) -> Iterator[Any]:
-    """Yield batches of the local feed; less than a view, through its verified reads."""
+    """Yield batches of the local feed; whole pictures, through its verified reads."""
     from pipelines.feed import open_feed
     from storage.fs import Store
 
-    feed = open_feed(Store(target), photos(SIZE), workers=workers, start=start)
-    if mode == "augment":
+    kind = "stored" if mode == "bytes" else "local"
+    feed = open_feed(Store(target), photos(SIZE), workers=workers, start=start, kind=kind)
+    if mode == "bytes":
+        yield from ((batch["sample"].tolist(), batch["stored"]) for batch in feed)
+    elif mode == "augment":
         yield from ((batch["sample"].tolist(), batch) for batch in feed)
-        return
-    from torch.utils.data import DataLoader
+    else:
+        from torch.utils.data import DataLoader
 
-    yield from DataLoader(Bare(feed.course, mode), batch_size=None, num_workers=workers)
+        yield from DataLoader(Bare(feed.course), batch_size=None, num_workers=workers)
 
 
 def read_resumed(target: str, mode: str, workers: int) -> Iterator[Any]:
@@ -138,10 +141,10 @@ def read_resumed(target: str, mode: str, workers: int) -> Iterator[Any]:
 
 
 class Bare:
-    """Batches of headrace's order that are read and verified, and decoded if asked."""
+    """Batches of headrace's order that are read, verified and decoded whole, as no run does."""
 
-    def __init__(self, course: Any, mode: str) -> None:
-        self.course, self.mode = course, mode
+    def __init__(self, course: Any) -> None:
+        self.course = course
 
     def __len__(self) -> int:
         return 1 << 40
@@ -153,8 +156,6 @@ class Bare:
         payload = self.course.builders[0].members.payload
         found = [payload(shard, row) for shard, row in task.places]
         ids = [f"{shard}/{row}" for shard, row in task.places]
-        if self.mode == "bytes":
-            return ids, found
         return ids, [len(decode_payload("jpg", data)) for data in found]
 
 
@@ -399,8 +400,8 @@ def read(name: str, target: str, mode: str, workers: int, passes: int) -> dict[s
         if len(seen) == count:
             break
     wall, cpu = time.perf_counter(), tree.cpu()
-    if mode == "bytes":
-        passes *= 20  # an epoch of bytes is shorter than the system's clock for processes is fine
+    if mode == "bytes" and name != "ray":
+        passes *= 100  # such an epoch is shorter than the system's clock for processes is fine
     for _ in range(passes):
         right = right and len(seen) == len(set(seen)) == count
         seen = []
@@ -418,6 +419,7 @@ def read(name: str, target: str, mode: str, workers: int, passes: int) -> dict[s
         "wall": time.perf_counter() - wall,
         "cpu": tree.cpu() - cpu,
         "memory": tree.peak,
+        "own": tree.own,
         "right": right,
     }
 

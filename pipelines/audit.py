@@ -12,9 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.keys import sample_id
 from pipelines.order import Order
-from pipelines.rows import ShardRows
+from pipelines.rows import ShardRows, sample_ids
 
 
 class OrderBroken(RuntimeError):
@@ -80,8 +79,8 @@ class Audit:
         """
         rank, ranks = self.place
         places = self.order.batch(self.number, rank=rank, ranks=ranks)
-        wanted = [sample_id(self.rows[shard].row(row)["key"]) for shard, row in places]
-        others = int((ids != np.array(wanted)).sum()) if len(ids) == len(wanted) else len(wanted)
+        wanted = sample_ids(self.rows, places)
+        others = int((ids != wanted).sum()) if len(ids) == len(wanted) else len(wanted)
         if others > replaced or len(ids) != len(wanted):
             raise OrderBroken(
                 f"batch {self.number} of rank {rank}: {others} of {len(wanted)} samples are not "

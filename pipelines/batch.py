@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from copy import copy
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -100,6 +101,12 @@ class BatchBuilder:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "blocks": Blocks(), "_ready": {}}
 
+    def apart(self) -> Self:
+        """Return a builder of the same batches that may be used beside this one, by a thread."""
+        other = copy(self)
+        other.members = copy(self.members)
+        return other
+
     def build(self, places: list[Place], epoch: int) -> Batch:
         """Return the batch of the samples at `places` ((shard, row) pairs) as seen in `epoch`."""
         return self.build_told(places, epoch)[0]
@@ -110,9 +117,7 @@ class BatchBuilder:
         Raises:
             ShardError, DecodeError: a sample is damaged, and the stream allows no failures.
         """
-        self._clock, self._failed = Clock(), []
-        self._substitutes = self._repeated = 0
-        verified = self.members.verifying
+        verified = self._begin()
         pixels, samples, rows = PixelBlock(len(places), self.blocks), [], []
         unmasked: list[Unmasked] = []
         if self.stage is not None:
@@ -141,8 +146,17 @@ class BatchBuilder:
             for name in ("label", "split", "key"):
                 batch[name] = [row[name] for row in rows]
         self._clock.lap("join")
+        return batch, self._about(verified)
+
+    def _begin(self) -> float:
+        """Begin to keep the books of a batch; returns the seconds of checksums before it."""
+        self._clock, self._failed = Clock(), []
+        self._substitutes = self._repeated = 0
+        return self.members.verifying
+
+    def _about(self, verified: float) -> About:
         self._clock.move(self.members.verifying - verified, "read", "verify")
-        return batch, About(
+        return About(
             seconds=self._clock.seconds,
             failed=self._failed,
             replaced=self._substitutes,

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-import storage.allocator  # noqa: F401  # before Arrow
+import storage.allocator  # before Arrow
 from pipelines.artefacts import resolve_all
 from pipelines.audit import Proof
 from pipelines.batch import About, Batch, BatchBuilder, Told
@@ -26,6 +26,7 @@ from pipelines.mixture import Course, Turns
 from pipelines.order import Order, default_lanes, remainder
 from pipelines.rows import ShardRows, read_rows, shard_sizes
 from pipelines.stalls import Stalls
+from pipelines.stored import StoredBuilder, ThreadStream, as_stored
 from pipelines.stream import StreamConfig
 from preprocessing.masks import MaskConfig
 from preprocessing.statistics import ByChannels, apart_from_json, merge_apart, most_common
@@ -87,7 +88,7 @@ class Feed:
                 return
             batch, about = told
             told = None  # else its memory is in use until the next one has come
-            batch = {name: received(value) for name, value in batch.items()}
+            batch = received(batch)
             came = time.perf_counter()
             self.stalls.add(asked, came, about.done, about.seconds)
             self.stalls.seconds = came - began
@@ -100,6 +101,8 @@ class Feed:
                     batch["stream"] = torch.tensor(stream)
             yield batch
             del batch
+            if number == self._start:  # opening and a first batch run much code once
+                storage.allocator.give_back_code()
 
     def _fetch_ahead(self) -> None:
         """Begin to download the remote shards of the next epoch's worth of batches."""
@@ -147,7 +150,8 @@ def open_feed(
             from.
         stop: one past the last batch; None never ends.
         workers: processes that compute batches ahead; 0 computes them in this one.
-        kind: local, or ray; workers are then Ray actors, one at least.
+        kind: local; ray, where workers are Ray actors, one at least; or stored, which gives the
+            samples as they are, `stored` and `ext`, read by `workers` threads of this process.
 
     Raises:
         FileNotFoundError: no such dataset or snapshot.
@@ -176,9 +180,12 @@ def open_mixture(
     epochs; of sum(weights) batches in a row, each has its weight. Arguments and errors are those of
     `open_feed`; batches are counted over the mixture, and `failures` is the first stream's.
     """
+    if kind == "stored":
+        streams = [as_stored(stream) for stream in streams]
+    builder = StoredBuilder if kind == "stored" else BatchBuilder
     opened = [(*_open_rows(store, stream, stream.split), stream) for stream in streams]
     orders = [Order(shard_sizes(rows), stream.order) for _, rows, stream in opened]
-    builders = [BatchBuilder(store.uri, stream, rows) for _, rows, stream in opened]
+    builders = [builder(store.uri, stream, rows) for _, rows, stream in opened]
     turns = Turns(tuple(weights), streams[0].seed)
     if len(weights) != len(streams):
         raise ValueError(f"mixture: {len(weights)} weights for {len(streams)} streams; give each.")
@@ -225,8 +232,10 @@ def _source(course: Course, numbers: range, workers: int, kind: str) -> Source:
         from pipelines.ray_feed import RayStream
 
         return RayStream(course, numbers, max(workers, 1))
-    if kind != "local":
-        raise ValueError(f"feed is {kind!r}; it must be local or ray.")
+    if kind not in ("local", "stored"):
+        raise ValueError(f"feed is {kind!r}; it must be local, ray or stored.")
+    if workers and kind == "stored":
+        return ThreadStream(course, numbers, workers)
     if workers:
         return WorkerStream(course, numbers, workers)
     return Loaded(Batches(course, numbers), 0)

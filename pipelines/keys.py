@@ -9,6 +9,8 @@ from pathlib import PurePosixPath
 from pipelines.grouping import Unit
 from storage.fingerprint import checksum
 
+_BITS = 2**63 - 1
+
 
 def sample_key(unit: Unit, content_hash: str, index: int) -> str:
     """Return the key of a unit's sample: readable, ASCII, without dots, unique by content.
@@ -24,6 +26,7 @@ def sample_key(unit: Unit, content_hash: str, index: int) -> str:
     return f"{slug}-{content_hash[:16]}-{index:04d}"
 
 
-def sample_id(key: str) -> int:
-    """Return the number (63 bits) that keys every random choice about a sample."""
-    return checksum(key.encode()) & (2**63 - 1)
+def sample_id(key: str | memoryview) -> int:
+    """Return the number (63 bits) that keys every random choice about a sample, by its key: a text
+    or that in UTF-8."""
+    return checksum(key.encode() if isinstance(key, str) else key) & _BITS

@@ -40,6 +40,8 @@ class Turns:
 
     def locate(self, batch: int) -> tuple[int, int]:
         """Return (stream, number of the batch within that stream) of a batch of the mixture."""
+        if len(self.weights) == 1:
+            return 0, batch
         cycle, place = divmod(batch, sum(self.weights))
         turns = self._cycle(cycle)
         stream = int(turns[place])
@@ -48,14 +50,14 @@ class Turns:
 
     def taken(self, batch: int) -> list[int]:
         """Return how many batches of each stream come before a batch of the mixture."""
+        if len(self.weights) == 1:
+            return [batch]
         cycle, place = divmod(batch, sum(self.weights))
         turns = self._cycle(cycle)[:place]
         return [cycle * w + int((turns == i).sum()) for i, w in enumerate(self.weights)]
 
     def _cycle(self, cycle: int) -> NDArray[np.int64]:
         turns = np.repeat(np.arange(len(self.weights)), self.weights)
-        if len(self.weights) == 1:
-            return turns
         return np.random.default_rng([self.seed, cycle, _TURNS]).permutation(turns)
 
 

@@ -16,7 +16,11 @@ from numpy.typing import NDArray
 from pipelines.shuffle import keys_of, permuted
 
 Numbers = NDArray[np.int64]
+Places = list[tuple[int, int]]
+"(shard, row) of each sample of a batch"
 
+_TOGETHER = 1024
+"Samples whose places are computed at once: numpy takes as long for a batch as for many."
 # Spawn keys of the two draws, so that neither can meet the streams of views and masks.
 _SHARDS, _BLOCK = 11, 13
 
@@ -130,12 +134,14 @@ class Order:
         self.samples = int(self.sizes.sum())
         self.batches_per_epoch = batches_per_epoch(self.samples, config)
         self._epoch: EpochOrder | None = None
+        self._runs: tuple[tuple[tuple[int, int, int, int], list[Places]], ...] = ()
+        "the places of two runs of batches: of those that are read, and of those that are audited"
 
     def epoch_of(self, batch: int) -> int:
         """Return the epoch in which global batch `batch` (counted from the run's start) falls."""
         return batch // self.batches_per_epoch
 
-    def batch(self, batch: int, *, rank: int = 0, ranks: int = 1) -> list[tuple[int, int]]:
+    def batch(self, batch: int, *, rank: int = 0, ranks: int = 1) -> Places:
         """Return the (shard, row) of each sample of this rank's share of global batch `batch`.
 
         Ranks own whole lanes: rank r has lanes [r*L/W, (r+1)*L/W), so the shares of all ranks, one
@@ -150,15 +156,29 @@ class Order:
                 f"order: rank {rank} of {ranks} cannot own whole lanes of {lanes}. "
                 f"The number of ranks must divide lanes; set lanes to a multiple of {ranks}."
             )
-        share = self.config.batch // lanes
-        begin = (batch % self.batches_per_epoch) * share
-        mine = np.arange(rank * lanes // ranks, (rank + 1) * lanes // ranks)
-        shards, rows = self.at(self.epoch_of(batch)).locate(
-            np.repeat(mine, share), np.tile(np.arange(begin, begin + share), len(mine))
-        )
-        return list(zip(shards.tolist(), rows.tolist(), strict=True))
+        length = max(1, _TOGETHER * ranks // self.config.batch)
+        epoch, number = divmod(batch, self.batches_per_epoch)
+        run, place = divmod(number, length)
+        for named, batches in self._runs:
+            if named == (epoch, run, rank, ranks):
+                return list(batches[place])
+        numbers = range(run * length, min((run + 1) * length, self.batches_per_epoch))
+        batches = self._places(epoch, numbers, rank, ranks)
+        self._runs = (*self._runs[-1:], ((epoch, run, rank, ranks), batches))
+        return list(batches[place])
 
-    def left_out(self, epoch: int) -> list[tuple[int, int]]:
+    def _places(self, epoch: int, numbers: range, rank: int, ranks: int) -> list[Places]:
+        """Return the places of a rank's share of batches, given by their number in the epoch."""
+        lanes, share = self.config.lanes, self.config.batch // self.config.lanes
+        mine = np.arange(rank * lanes // ranks, (rank + 1) * lanes // ranks)
+        each = np.arange(numbers.start * share, numbers.stop * share).reshape(-1, 1, share)
+        lane, place = np.broadcast_arrays(mine[None, :, None], each)
+        shards, rows = self.at(epoch).locate(lane.ravel(), place.ravel())
+        pairs = list(zip(shards.tolist(), rows.tolist(), strict=True))
+        size = len(mine) * share
+        return [pairs[begin : begin + size] for begin in range(0, len(pairs), size)]
+
+    def left_out(self, epoch: int) -> Places:
         """Return the (shard, row) of each sample that an epoch does not show: the remainder."""
         begin = self.batches_per_epoch * (self.config.batch // self.config.lanes)
         shards, rows = self.at(epoch).left_out(begin)
@@ -166,6 +186,7 @@ class Order:
 
     def at(self, epoch: int) -> EpochOrder:
         """Return the order of an epoch; the last one asked for is kept."""
-        if self._epoch is None or self._epoch.epoch != epoch:
-            self._epoch = EpochOrder(self.sizes, self.config, epoch)
-        return self._epoch
+        order = self._epoch
+        if order is None or order.epoch != epoch:
+            self._epoch = order = EpochOrder(self.sizes, self.config, epoch)
+        return order

@@ -3,7 +3,7 @@ columns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from pipelines.artefacts import resolve_all
 from pipelines.filters import fitting
 from pipelines.keys import sample_id
 from pipelines.stream import column_arguments
-from pipelines.values import Values, values_of
+from pipelines.values import Texts, Values, values_of
 from storage.columns import ColumnSpec, column_path, list_columns, part_state
 from storage.fs import Store
 from storage.manifest import read_table
@@ -226,6 +226,15 @@ def _limited(
 def shard_sizes(rows: list[ShardRows]) -> NDArray[np.int64]:
     """Return the samples of each shard."""
     return np.array([len(shard.table) for shard in rows], dtype=np.int64)
+
+
+def sample_ids(rows: Sequence[ShardRows], places: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
+    """Return the ids of the samples at (shard, row) pairs."""
+    found = ((rows[shard].values()["key"], row) for shard, row in places)
+    return np.array(
+        [sample_id(keys.raw(row) if type(keys) is Texts else keys[row]) for keys, row in found],
+        np.int64,
+    )
 
 
 def _read_index(

@@ -19,7 +19,9 @@ class Values(Protocol):
     def __getitem__(self, number: int, /) -> Any: ...
 
 
-class _Texts:
+class Texts:
+    """Texts, or the bytes that they are stored as."""
+
     __slots__ = ("data", "ends")
 
     def __init__(self, array: pa.StringArray) -> None:
@@ -28,6 +30,10 @@ class _Texts:
 
     def __getitem__(self, number: int) -> str:
         return str(self.data[self.ends[number] : self.ends[number + 1]], "utf-8")
+
+    def raw(self, number: int) -> memoryview:
+        """Return a text in UTF-8, where it lies."""
+        return self.data[self.ends[number] : self.ends[number + 1]]
 
 
 class _Lists:
@@ -69,7 +75,7 @@ def values_of(array: pa.Array) -> Values:
     if pa.types.is_integer(kind):
         return _integers(array)
     if pa.types.is_string(kind):
-        return _Texts(array)
+        return Texts(array)
     if pa.types.is_list(kind) and pa.types.is_integer(kind.value_type):
         items = array.values
         return _Others(array) if items.null_count else _Lists(array, _integers(items))

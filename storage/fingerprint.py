@@ -47,6 +47,6 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def checksum(data: bytes) -> int:
+def checksum(data: bytes | memoryview) -> int:
     """Return the 64-bit xxh3 of bytes: finds damage at memory speed, no defence against forgery."""
     return xxhash.xxh3_64_intdigest(data)

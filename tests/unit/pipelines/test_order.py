@@ -62,6 +62,19 @@ def test_random_access_equals_reading_in_turn() -> None:
         assert Order(sizes, config).batch(batch) == batches[batch]
 
 
+def test_runs_that_are_kept_are_those_that_were_asked_for() -> None:
+    """Ranks, epochs and batches in any turn, of one order that keeps what it computed lately."""
+    sizes, config = [300, 7, 500, 250, 60] * 8, OrderConfig(batch=16, lanes=4, seed=2)
+    order = Order(sizes, config)
+    last = order.batches_per_epoch
+    for batch in (0, 63, 64, last - 1, last, 1, last + 70, last - 1, 64):
+        for rank, ranks in ((0, 1), (0, 2), (1, 2), (0, 4), (1, 4)):
+            wanted = Order(sizes, config).batch(batch)[16 * rank // ranks :][: 16 // ranks]
+            got = order.batch(batch, rank=rank, ranks=ranks)
+            assert got == wanted
+            got.clear()  # whoever asked may do with it as he likes
+
+
 def test_wrong_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="Lanes must divide"):
         OrderConfig(batch=10, lanes=4, seed=0)
