@@ -320,7 +320,14 @@ def read_ray(target: str, mode: str, workers: int) -> Iterator[Any]:
 
 
 def read_bound(target: str, mode: str, workers: int) -> Iterator[Any]:
-    """Yield the work alone: no loader, no order, no batch."""
+    """Yield the work alone: no loader, no order, no batch; of bytes, reads of open files."""
+    if mode == "bytes":
+        paths = sorted(Path(target).iterdir())
+        opened = [(path.stem, os.open(path, os.O_RDONLY), path.stat().st_size) for path in paths]
+        while True:
+            for begin in range(0, len(opened), BATCH):
+                some = opened[begin : begin + BATCH]
+                yield [key for key, _, _ in some], [os.pread(file, n, 0) for _, file, n in some]
     items = _items(target)
     while True:
         for begin in range(0, len(items), BATCH):
@@ -336,8 +343,8 @@ def read_box(target: str, mode: str, workers: int) -> Iterator[Any]:
     from preprocessing.views import View
 
     def made(data: bytes) -> Any:
-        if mode != "augment":
-            return data if mode == "bytes" else len(decode_payload("jpg", data))
+        if mode == "decode":
+            return len(decode_payload("jpg", data))
         frame, planes = plain_frame(data), np.empty((3, SIZE, SIZE), np.uint8)
         if frame is not None:
             top, left, h, w, flip = drawn(frame.height, frame.width)

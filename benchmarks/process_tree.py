@@ -32,8 +32,8 @@ class Tree:
     def _watch(self) -> None:
         rest = threading.Event()  # beside a thread that waits workers may be forked
         while True:
-            self._look()
             rest.wait(1)
+            self._look()
 
     def _look(self) -> None:
         own, files = 0, 0

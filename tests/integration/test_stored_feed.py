@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.feed import Feed, open_feed, open_mixture
+from pipelines.members import Members
 from pipelines.rows import read_rows
 from storage.fs import Store, open_store
 from storage.shards import ShardError, read_shard
@@ -119,6 +120,17 @@ def test_no_thread_outlives_its_loop(store: Store) -> None:
     next(batches)
     del batches  # dropped, and never closed
     assert not readers()
+
+
+def test_storage_that_does_not_answer_is_given_up(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr("pipelines.stored.WORKER_SECONDS", 0.2)
+    monkeypatch.setattr(Members, "payload", lambda *_: answered.wait(60) and b"")
+    with pytest.raises(TimeoutError, match=r"no batch for 0\.2 s from threads that read .*store"):
+        next(iter(stored(store, workers=2)))
+    answered.set()
 
 
 def test_another_kind_is_refused(store: Store) -> None:
