@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-import storage.allocator  # before Arrow
+import storage.allocator  # noqa: F401  # before Arrow
 from pipelines.artefacts import resolve_all
 from pipelines.audit import Proof
 from pipelines.batch import About, Batch, BatchBuilder, Told
@@ -101,8 +101,6 @@ class Feed:
                     batch["stream"] = torch.tensor(stream)
             yield batch
             del batch
-            if number == self._start:  # opening and a first batch run much code once
-                storage.allocator.give_back_code()
 
     def _fetch_ahead(self) -> None:
         """Begin to download the remote shards of the next epoch's worth of batches."""
