@@ -114,17 +114,17 @@ def table(turns: Turns, mode: str, workers: int) -> str:
     lines = [
         f"## {mode}, {workers} workers, warm",
         "",
-        "| contender | samples/CPU-s | min-max | samples/s | first batch s | MB | headrace |",
+        "| contender | samples/CPU-s | min-max | samples/s | first batch s | MB (own) | headrace |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in turns:
         each = [turn["samples"] / max(turn["cpu"], 1e-9) for turn in turns[name]]
         wall = middle(name, lambda turn: turn["samples"] / turn["wall"])
         first = middle(name, lambda turn: turn["first"])
-        memory = middle(name, lambda turn: turn["memory"]) / 1e6
+        memory, own = (middle(name, lambda turn, k=k: turn[k]) / 1e6 for k in ("memory", "own"))
         lines.append(
             f"| {name} | {speed(name):,.0f} | {min(each):,.0f}-{max(each):,.0f} | {wall:,.0f} "
-            f"| {first:.3f} | {memory:,.0f} | {speed('headrace') / speed(name):.2f}x |"
+            f"| {first:.3f} | {memory:,.0f} ({own:,.0f}) | {speed('headrace') / speed(name):.2f}x |"
         )
     return "\n".join(lines) + "\n"
 

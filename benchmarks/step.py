@@ -1,4 +1,5 @@
-"""One training step beside its peers: forward, backward and AdamW, equal weights, equal masks.
+"""One training step beside its peers: uint8 to inputs, forward, backward, norm of the gradient and
+AdamW; equal weights, equal masks.
 
     python benchmarks/step.py [--rounds 5] [--steps 2] [--threads 1,2] [--only mae,videomae]
     python benchmarks/step.py --compiled     # compiled contenders too (minutes to compile)
@@ -40,6 +41,7 @@ LARGE = {"width": 1024, "depth": 24, "heads": 16, **IMAGE_DECODER}
 CLIP_BASE = {**BASE, "decoder_width": 384, "decoder_depth": 4, "decoder_heads": 6}
 CASES = {
     "mae": Case("MAE, ViT-Tiny, 75 % hidden", "mae", TINY, 16, PEERS),
+    "mae64": Case("MAE, ViT-Tiny, 75 % hidden", "mae", TINY, 64, PEERS),
     "videomae": Case("VideoMAE, ViT-Tiny, 90 % hidden", "videomae", TINY, 4, PEERS),
 }
 ON_GPU = tuple(name for peer in (PEERS[0], PEERS[2]) for name in (peer + COMPILED, peer))

@@ -1,5 +1,6 @@
 """The contenders of benchmarks/step.py: each makes one training step from equal weights, on equal
-pixels under equal masks, in a process of its own.
+uint8 pixels under equal masks, in a process of its own. All turn the pixels into inputs and measure
+the norm of the gradient, as MAE's script and transformers' Trainer do.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from training.ranks import Place
 from training.recipe import read_recipe
 
 SIZE, PATCH, FRAMES = 224, 16, 16
+MOMENTS = (IMAGENET_MEAN, IMAGENET_STD)
 KEEP = {"mae": 0.25, "videomae": 0.1}
 COMPILED = " compiled"
 "at the end of a contender's name"
@@ -52,8 +54,6 @@ class Work:
 
     raw: Tensor
     "uint8"
-    inputs: Tensor
-    "normalised"
     noise: Tensor
     visible: Tensor
     hidden: Tensor
@@ -73,15 +73,15 @@ def make_work(case: Case) -> Work:
     if frames:
         starts = grid * torch.arange(FRAMES // 2)[:, None]
         visible, hidden = ((starts + ids[:, None]).flatten(1) for ids in (visible, hidden))
-    each = (1, 3) + (1,) * (len(shape) - 2)
-    mean, std = (torch.tensor(m).view(each) for m in (IMAGENET_MEAN, IMAGENET_STD))
-    made = (
-        raw,
-        (raw.float() / 255 - mean) / std,
-        noise,
-        *(ids.sort(1).values for ids in (visible, hidden)),
-    )
+    made = (raw, noise, *(ids.sort(1).values for ids in (visible, hidden)))
     return Work(*(part.to(case.device) for part in made))
+
+
+def normalised(raw: Tensor) -> Tensor:
+    """Return the peers' inputs, as torchvision's ToTensor and Normalize make them."""
+    each = (1, 3) + (1,) * (raw.ndim - 2)
+    mean, std = (torch.tensor(m, device=raw.device).view(each) for m in MOMENTS)
+    return raw.float().div_(255).sub_(mean).div_(std)
 
 
 def our_trainer(case: Case, compiled: bool = False) -> Trainer:
@@ -132,7 +132,7 @@ def step_flops(case: Case) -> float:
 
 
 def peer_step(model: nn.Module, loss: Callable[[], Tensor], case: Case) -> Step:
-    """Return a step as the peers' own scripts take it: zero, forward, backward, AdamW."""
+    """Return a step as the peers' own scripts take it: zero, forward, backward, norm, AdamW."""
     learned = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in learned if p.ndim > 1], "weight_decay": 0.05},
@@ -146,6 +146,7 @@ def peer_step(model: nn.Module, loss: Callable[[], Tensor], case: Case) -> Step:
         with autocast(case):
             value = loss()
         value.backward()
+        nn.utils.get_total_norm([p.grad for p in learned if p.grad is not None])
         optimizer.step()
         return value.item()
 
@@ -166,11 +167,11 @@ def mae_peer(
     if name == "eager":
         eager = peers.EagerMAE(SIZE, PATCH, case.sizes, KEEP["mae"])
         eager.load_state_dict(state)
-        return eager, lambda: eager(work.inputs, work.noise)
+        return eager, lambda: eager(normalised(work.raw), work.noise)
     hugging = peers.transformers_mae(SIZE, PATCH, case.sizes, 1 - KEEP["mae"])
     put_weights(hugging, hf_names({n: v for n, v in state.items() if n != "mask_token"}), "vit.")
     hugging.decoder.mask_token.data.copy_(state["mask_token"])
-    return hugging, lambda: hugging(work.inputs, noise=work.noise).loss
+    return hugging, lambda: hugging(normalised(work.raw), noise=work.noise).loss
 
 
 def videomae_peer(
@@ -186,16 +187,17 @@ def videomae_peer(
         eager.load_state_dict(state)
         eager.encoder_table.copy_(ours.encoder.places)
         eager.decoder_table.copy_(ours.places)
-        unit = work.raw.float() / 255
-        return eager, lambda: eager(work.inputs, masked, unit)
+        return eager, lambda: eager(normalised(work.raw), masked, work.raw.float() / 255)
     hugging = peers.transformers_videomae(SIZE, FRAMES, PATCH, case.sizes)
     plain = {
         n.removeprefix("encoder.").replace("decoder.blocks.", "decoder_blocks."): v
         for n, v in state.items()
     }
     put_weights(hugging, hf_names(plain), "videomae.")
-    clips = work.inputs.transpose(1, 2).contiguous()
-    return hugging, lambda: hugging(clips, bool_masked_pos=masked).loss
+    return (
+        hugging,
+        lambda: hugging(normalised(work.raw).transpose(1, 2), bool_masked_pos=masked).loss,
+    )
 
 
 def put_weights(model: nn.Module, named: dict[str, Tensor], prefix: str) -> None:
