@@ -36,7 +36,7 @@ from training.recipe import read_recipe
 
 RECIPES = {"maskfeat": "cifar_maskfeat", "hog": "cifar_hog", "pixels": "cifar_pixels"}
 DATASETS = ("cifar10", "cifar10_test")
-POINTS = (0, 100, 200, 400, 700, 1000, 1400, 1900, 2400)
+POINTS = (0, 100, 200, 400, 700, 1000, 1400, 1900, 2400, 3200, 4200, 5600, 7200)
 "steps after which an encoder is looked at, where its run has that checkpoint"
 FEW, ALL = 2_000, 10_000
 "samples that teach and that are asked, on the way and at the end"
