@@ -1,7 +1,7 @@
 """One training step beside its peers: uint8 to inputs, forward, backward, norm of the gradient and
 AdamW; equal weights, equal masks.
 
-    python benchmarks/step.py [--rounds 5] [--steps 2] [--threads 1,2] [--only mae,videomae]
+    python benchmarks/step.py [--rounds 5] [--steps 2] [--threads 1,2] [--only mae16,videomae]
     python benchmarks/step.py --compiled     # compiled contenders too (minutes to compile)
     python benchmarks/step.py --gpu          # ViT-B, ViT-L and clips in bf16, where a GPU is
 
@@ -40,8 +40,10 @@ BASE = {"width": 768, "depth": 12, "heads": 12, **IMAGE_DECODER}
 LARGE = {"width": 1024, "depth": 24, "heads": 16, **IMAGE_DECODER}
 CLIP_BASE = {**BASE, "decoder_width": 384, "decoder_depth": 4, "decoder_heads": 6}
 CASES = {
-    "mae": Case("MAE, ViT-Tiny, 75 % hidden", "mae", TINY, 16, PEERS),
-    "mae64": Case("MAE, ViT-Tiny, 75 % hidden", "mae", TINY, 64, PEERS),
+    **{
+        f"mae{batch}": Case("MAE, ViT-Tiny, 75 % hidden", "mae", TINY, batch, PEERS)
+        for batch in (16, 32, 64)
+    },
     "videomae": Case("VideoMAE, ViT-Tiny, 90 % hidden", "videomae", TINY, 4, PEERS),
 }
 ON_GPU = tuple(name for peer in (PEERS[0], PEERS[2]) for name in (peer + COMPILED, peer))
