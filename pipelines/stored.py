@@ -2,7 +2,7 @@
 
 For whoever decodes by other means, or measures what reading takes. Bytes are read by threads of
 the process that asks: reads and checksums leave it free meanwhile, and a pipe between processes
-would take four times as long as both.
+would take longer than both (`benchmarks/feeds.py --modes bytes`).
 """
 
 from __future__ import annotations
